@@ -1,0 +1,71 @@
+"""Every file name inside an experiment's folder, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cruijff_kit.experiment import Experiment
+
+BASELINE = "base"
+HIDDEN = ".cruijff-kit"
+
+
+def conf_dir() -> Path:
+    """The packaged Hydra tree: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def run_id(number: int, total: int) -> str:
+    """`run_007`: three digits up to 1,000 runs, then as many as the last number needs."""
+    return f"run_{number:0{max(3, len(str(total - 1)))}d}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie below `folder`; run ids are `run_000`, … or `base`."""
+
+    folder: Path
+    configs: Path
+    results: Path
+    eval_results: Path
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Layout:
+        output = experiment.spec.output
+        names = (output.configs_dir, output.results_dir, output.eval_results_dir)
+        return cls(experiment.folder, *(experiment.path(name) for name in names))
+
+    @property
+    def run_mapping(self) -> Path:
+        return self.configs / "run_mapping.yaml"
+
+    @property
+    def multirun(self) -> Path:
+        return self.configs / "multirun.yaml"
+
+    @property
+    def hidden(self) -> Path:
+        """Hydra's and submitit's own files, and writes that are under way."""
+        return self.folder / HIDDEN
+
+    def script(self, stage: str) -> Path:
+        return self.folder / "scripts" / f"{stage}_sweep.sh"
+
+    def train_config(self, run: str) -> Path:
+        return self.configs / f"train_{run.removeprefix('run_')}.yaml"
+
+    def eval_script(self, run: str) -> Path:
+        return self.configs / f"eval_{run.removeprefix('run_')}.py"
+
+    def run_results(self, run: str) -> Path:
+        return self.results / run
+
+    def run_eval_results(self, run: str) -> Path:
+        return self.eval_results / run
+
+    def relative(self, path: Path) -> str:
+        """`path` as a user in the experiment's folder would type it."""
+        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)

@@ -1,0 +1,167 @@
+"""The points of the sweep: the full factorial of the variables, less what is excluded."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cruijff_kit.errors import Problem, closest
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.yaml_source import KeyPath
+
+# The root of configs/multirun.yaml holds these beside the parameters.
+RESERVED = {"experiment_dir", "evaluation", "cluster", "torchtune", "stage", "stages", "run", "hydra", "defaults"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of the sweep, composed.
+
+    Args:
+        params: what sets this run apart, paired values flattened.
+        settings: every parameter that is set for it, controls included.
+        recipe: what `tune run` is given.
+        config: the complete torchtune config, `${output_dir}` unresolved.
+        identity: digest of what is trained, wherever it lies.
+    """
+
+    id: str
+    params: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    recipe: str
+    config: Mapping[str, Any]
+    identity: str
+
+
+def is_parameter(name: str) -> bool:
+    """Whether `name` sets one key of the torchtune config, rather than several together."""
+    return name in PARAMETERS or "." in name
+
+
+def torchtune_key(name: str) -> str:
+    return PARAMETERS[name].key if name in PARAMETERS else name
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Paired values spread out: `{adapter: {lora_rank: 8}, seed: 1}` to `{lora_rank: 8, seed: 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update({name: value} if is_parameter(name) else value)
+    return flat
+
+
+def points(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """The parameters of each point, in file order, the last variable fastest."""
+    spec = experiment.spec
+    exclude = [flatten(partial) for partial in spec.exclude]
+    for values in itertools.product(*spec.variables.values()):
+        params = flatten(dict(zip(spec.variables, values)))
+        if not any(_matches(params, partial) for partial in exclude):
+            yield params
+
+
+def _matches(params: Mapping[str, Any], partial: Mapping[str, Any]) -> bool:
+    return all(name in params and params[name] == value for name, value in partial.items())
+
+
+def check(experiment: Experiment) -> list[Problem]:
+    """What is wrong with the names and values of variables, controls and exclude."""
+    problems = [problem for path, name, value in _settings(experiment) for problem in _check_value(experiment, path, name, value)]
+    for name, values in experiment.spec.variables.items():
+        problems += _check_variable(experiment, name, values)
+    problems += _check_set_once(experiment)
+    problems += _check_exclude(experiment)
+    return problems
+
+
+def _settings(experiment: Experiment) -> Iterator[tuple[KeyPath, str, Any]]:
+    """Each place that gives a parameter a value, with the path to it."""
+    for name, value in experiment.controls.items():
+        yield ("controls", name), name, value
+    for name, values in experiment.spec.variables.items():
+        for index, value in enumerate(values):
+            path: KeyPath = ("variables", name, index)
+            if is_parameter(name):
+                yield path, name, value
+            elif isinstance(value, dict):
+                yield from (((*path, key), key, item) for key, item in value.items())
+
+
+def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -> list[Problem]:
+    problem = experiment.source.problem
+    if not is_parameter(name):
+        return [problem(path, f"unknown parameter '{name}'", closest(name, PARAMETERS))]
+    if isinstance(value, str) and "${" in value:
+        if path[0] == "controls":
+            return []
+        return [problem(path, "a variable's values are plain", "compute it in a control: ${mul:2,${lora_rank}}")]
+    fault = PARAMETERS[name].fault(value) if name in PARAMETERS else None
+    return [problem(path, fault)] if fault else []
+
+
+def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> list[Problem]:
+    problem, path = experiment.source.problem, ("variables", name)
+    problems = [
+        problem((*path, index), f"{value!r} is there twice")
+        for index, value in enumerate(values)
+        if any(value == other and type(value) is type(other) for other in values[:index])
+    ]
+    if is_parameter(name):
+        return problems
+    if any(not isinstance(value, dict) or not value for value in values):
+        hint = closest(name, PARAMETERS)
+        what = f"unknown parameter '{name}'" if hint else f"'{name}' is no parameter: each of its values must be a mapping"
+        return [*problems, problem(path, what, hint)]
+    if name in RESERVED or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        problems.append(problem(path, f"'{name}' cannot be the name of a variable", "use letters, digits and '_'"))
+    return problems
+
+
+def _check_set_once(experiment: Experiment) -> list[Problem]:
+    """A parameter stands in one variable, or in controls, and `_override` sets no key of a variable."""
+    problem, problems, owner = experiment.source.problem, [], {}
+    for name, values in experiment.spec.variables.items():
+        names = {name} if is_parameter(name) else {key for value in values if isinstance(value, dict) for key in value}
+        for key in sorted(names):
+            if owner.setdefault(torchtune_key(key), name) != name:
+                problems.append(problem(("variables", name), f"'{key}' is also set by the variable '{owner[torchtune_key(key)]}'"))
+    for name in experiment.controls:
+        if torchtune_key(name) in owner:
+            problems.append(problem(("controls", name), f"'{name}' is a variable too", "keep it in one of the two"))
+    for path in _leaves(experiment.override):
+        for key, name in owner.items():
+            dotted = ".".join(path)
+            if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
+                what = f"'{dotted}' is set by the variable '{name}', and _override is merged last"
+                problems.append(problem(("controls", "_override", *path), what, "remove one of the two"))
+    return problems
+
+
+def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, (*path, key))
+    elif path:
+        yield path
+
+
+def _check_exclude(experiment: Experiment) -> list[Problem]:
+    problem, variables = experiment.source.problem, experiment.spec.variables
+    names = {key for name, values in variables.items() for key in ([name] if is_parameter(name) else _keys(values))}
+    problems = [
+        problem(("exclude", index, name), f"'{name}' is no variable", closest(name, names))
+        for index, partial in enumerate(experiment.spec.exclude)
+        for name in partial
+        if name not in names
+    ]
+    if not problems and experiment.spec.exclude and next(points(experiment), None) is None:
+        problems.append(problem(("exclude",), "every point of the sweep is excluded"))
+    return problems
+
+
+def _keys(values: list[Any]) -> list[str]:
+    return [key for value in values if isinstance(value, dict) for key in value]

@@ -1,0 +1,324 @@
+"""A run's complete torchtune config, from the base config and the run's settings.
+
+Nothing here writes, and nothing imports torch: what torchtune offers comes from
+torchtune_catalog.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import torchtune_catalog
+from cruijff_kit.errors import ExperimentError, closest
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.paths import Layout
+from cruijff_kit.sweep import Run, torchtune_key
+from cruijff_kit.yaml_source import KeyPath
+
+Config = dict[str, Any]
+
+# How datasets.load_dataset names the builder of each kind of local file.
+DATA_FILES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+# torchtune 0.6.1 merges LoRA into the live weights when it saves on a CPU: every later epoch starts from them.
+CPU_RECIPES = {"lora_finetune_single_device": "cruijff_kit.recipes.lora_finetune_single_device"}
+
+HF_CHECKPOINTER = "torchtune.training.FullModelHFCheckpointer"
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Everything that the runs of one experiment share.
+
+    Args:
+        base: the base config, with the model's folder in place.
+        recipe: the recipe that the base config belongs to.
+        base_name: the base config as the user named it.
+        model_dir: absolute folder of the pretrained weights.
+        download: the `tune download` line of the base config, if it has one.
+    """
+
+    experiment: Experiment
+    base: Config
+    recipe: str
+    base_name: str
+    model_dir: str
+    download: str | None = None
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.experiment)
+
+    @cached_property
+    def merged(self) -> Config:
+        """The base config with `_override`: where names are looked up."""
+        return _merge(copy.deepcopy(self.base), self.experiment.override)
+
+    @cached_property
+    def recipe_source(self) -> str:
+        path = torchtune_catalog.recipes().get(self.recipe)
+        return path.read_text(encoding="utf-8") if path else ""
+
+    def run(self, run_id: str, params: Mapping[str, Any], settings: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> Run:
+        """The run of `settings`; `raw` is merged last of all, over `_override`."""
+        resolved = self.resolve(settings)
+        config = self.compose(resolved, raw)
+        config["output_dir"] = escape(str(self.layout.run_results(run_id)))
+        digest = identity(config, self.experiment.folder)
+        return Run(run_id, dict(params), resolved, recipe_for(self.recipe, config), config, digest)
+
+    def resolve(self, settings: Mapping[str, Any]) -> Config:
+        """`settings` with their interpolations computed; a name that is not set has the base config's value."""
+        scope = {**self.base_settings, **settings}
+        return {name: self._computed(name, scope) if _is_computed(value) else value for name, value in settings.items()}
+
+    def _computed(self, name: str, scope: Mapping[str, Any]) -> Any:
+        """The value of a computed setting. OmegaConf takes milliseconds, and most points share the names it is of."""
+        used, new = {name}, {name}
+        while new:
+            text = " ".join(scope[key] for key in new if _is_computed(scope[key]))
+            new = {word for word in re.findall(r"[A-Za-z_]\w*", text) if word in scope} - used
+            used |= new
+        key = json.dumps([name, {other: scope[other] for other in sorted(used)}])
+        if key not in self._resolved:
+            from omegaconf import OmegaConf
+
+            from cruijff_kit.resolvers import register
+
+            register()
+            self._resolved[key] = OmegaConf.create({other: scope[other] for other in used})[name]
+        return self._resolved[key]
+
+    @cached_property
+    def _resolved(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def base_settings(self) -> Config:
+        """The value of every parameter name that applies to the base config; None where it sets none."""
+        return {
+            name: None if name == "dataset" else find(self.merged, parameter.key)
+            for name, parameter in PARAMETERS.items()
+            if self.key_fault(parameter.key) is None
+        }
+
+    def compose(self, settings: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> Config:
+        config = copy.deepcopy(self.base)
+        # whole nodes first: `dataset` would take `packed` away again
+        for name in sorted(settings, key=lambda name: torchtune_key(name).count(".")):
+            if name == "dataset":
+                self._set_dataset(config, settings[name])
+            else:
+                _set(config, torchtune_key(name), settings[name])
+        config = _merge(_merge(config, self.experiment.override), raw or {})
+        self._absolute_data_files(config)
+        return config
+
+    def _set_dataset(self, config: Config, value: str | Mapping[str, Any]) -> None:
+        if isinstance(value, Mapping):
+            config["dataset"] = copy.deepcopy(dict(value))
+        elif kind := DATA_FILES.get(Path(value).suffix):
+            config["dataset"].update(source=kind, data_files=value, split="train")
+        else:
+            config["dataset"]["source"] = value
+
+    def _absolute_data_files(self, config: Config) -> None:
+        """torchtune would read a relative path from wherever it is started."""
+        dataset = config.get("dataset")
+        for node in dataset if isinstance(dataset, list) else [dataset]:
+            if isinstance(node, dict) and isinstance(node.get("data_files"), str) and "://" not in node["data_files"]:
+                node["data_files"] = escape(str(self.experiment.path(node["data_files"])))
+
+    def key_fault(self, key: str) -> str | None:
+        """Why nothing would read the torchtune key `key`: '' where no closest match is near, else None."""
+        return key_fault(self.merged, key, self.recipe_source)
+
+    def checkpoint_link(self, config: Mapping[str, Any]) -> Path | None:
+        """Where the config expects the base weights inside the run's own folder, if it does."""
+        text = find(config, "checkpointer.checkpoint_dir")
+        if not isinstance(text, str) or not text.startswith("${output_dir}/"):
+            return None
+        return Path(unescape(config["output_dir"]), text.removeprefix("${output_dir}/"))
+
+
+def key_fault(config: Config, key: str, recipe_source: str) -> str | None:
+    """None if `key` is in `config`, or its component or the recipe accepts it; else a hint, which may be empty."""
+    *parents, leaf = key.split(".")
+    node: Any = config
+    for index, part in enumerate(parents):
+        if not isinstance(node, dict) or part not in node:
+            names = node if isinstance(node, dict) else ()
+            return closest(part, names) or f"there is no '{'.'.join(parents[: index + 1])}' in the base config"
+        node = node[part]
+    if not isinstance(node, dict):
+        return f"'{'.'.join(parents)}' has no keys in the base config"
+    if leaf in node:
+        return None
+    if not parents:
+        return None if not recipe_source or re.search(rf"cfg\.{leaf}\b|get\(\s*[\"']{leaf}[\"']", recipe_source) else closest(leaf, node) or ""
+    if "_component_" not in node:
+        return closest(leaf, node) or ""
+    signature = torchtune_catalog.signature(node["_component_"])
+    if signature is None or signature.accepts(leaf):
+        return None
+    return closest(leaf, {*signature.names, *node}) or f"{node['_component_']} takes {', '.join(sorted(signature.names))}"
+
+
+def load_composer(experiment: Experiment) -> Composer:
+    """The composer of `experiment`.
+
+    Raises:
+        ExperimentError: base_config or recipe is not there, or the base config cannot be used.
+    """
+    framework, problem = experiment.spec.framework_config, experiment.source.problem
+    named = torchtune_catalog.base_configs()
+    place: KeyPath = ("framework_config", "base_config")
+    if framework.base_config in named:
+        path, recipe = named[framework.base_config].path, framework.recipe or named[framework.base_config].recipe
+    elif framework.base_config.endswith((".yaml", ".yml")):
+        path, recipe = experiment.path(framework.base_config), framework.recipe
+        if recipe is None:
+            raise ExperimentError([problem(("framework_config",), "missing required key 'recipe'", "a base config of your own needs the recipe that reads it")])
+    else:
+        hint = closest(framework.base_config, named) or "a torchtune config, or a .yaml file"
+        raise ExperimentError([problem(place, f"base config '{framework.base_config}' not found", f"{hint}\n`tune ls` lists them all")])
+    if "." not in recipe and "/" not in recipe and recipe not in torchtune_catalog.recipes():
+        what = f"recipe '{recipe}' not found"
+        raise ExperimentError([problem(("framework_config", "recipe"), what, closest(recipe, torchtune_catalog.recipes()))])
+    base = _read_base(experiment, path)
+    own = find(base, "checkpointer.checkpoint_dir")
+    if not isinstance(own, str):
+        raise ExperimentError([problem(place, f"'{framework.base_config}' has no checkpointer.checkpoint_dir", "name the folder of the base weights there")])
+    model_dir = str(experiment.path(framework.model_dir or own))
+    base = _move(base, own.rstrip("/"), escape(model_dir))
+    return Composer(experiment, base, recipe, framework.base_config, model_dir, torchtune_catalog.download_command(path))
+
+
+def _read_base(experiment: Experiment, path: Path) -> Config:
+    problem, place = experiment.source.problem, ("framework_config", "base_config")
+    try:
+        base = torchtune_catalog.read_config(path)
+    except FileNotFoundError:
+        raise ExperimentError([problem(place, f"base config not found: {path}", "`tune ls` lists torchtune's own")]) from None
+    except Exception as error:  # whatever is wrong with a YAML file of the user's
+        raise ExperimentError([problem(place, f"cannot read {path}: {error}")]) from None
+    if not isinstance(base, dict):
+        raise ExperimentError([problem(place, f"{path} is no mapping")])
+    return base
+
+
+def _move(node: Any, old: str, new: str) -> Any:
+    """`node` with the folder `old` replaced by `new` wherever a path starts with it."""
+    if isinstance(node, dict):
+        return {key: _move(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_move(value, old, new) for value in node]
+    if isinstance(node, str) and (node.rstrip("/") == old or node.startswith(f"{old}/")):
+        return (new + node[len(old) :]).rstrip("/")
+    return node
+
+
+def recipe_for(recipe: str, config: Mapping[str, Any]) -> str:
+    """What `tune run` is given: our recipe where torchtune's own is wrong on a CPU.
+
+    A module stands with slashes: of `a.b.c`, `tune run` takes `.c` for the ending of a file.
+    """
+    merges = not config.get("save_adapter_weights_only", False)
+    if config.get("device") == "cpu" and merges:
+        recipe = CPU_RECIPES.get(recipe, recipe)
+    return recipe.replace(".", "/")
+
+
+def find(config: Any, key: str) -> Any:
+    """The value at a dotted key, or None."""
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return None
+        config = config[part]
+    return config
+
+
+def _set(config: Config, key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for part in parents:
+        config = config.setdefault(part, {})
+    config[leaf] = value
+
+
+def _merge(config: Config, override: Mapping[str, Any]) -> Config:
+    """`override` merged deep into `config`, which is changed; a new `_component_` keeps only arguments it accepts."""
+    for key, value in override.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
+            _merge(config[key], value)
+        else:
+            config[key] = copy.deepcopy(value)
+    component = override.get("_component_")
+    for key in dropped_arguments(config, override) if component else ():
+        del config[key]
+    return config
+
+
+def dropped_arguments(config: Mapping[str, Any], override: Mapping[str, Any]) -> list[str]:
+    """The arguments of `config` that the `_component_` of `override` does not accept."""
+    signature = torchtune_catalog.signature(override["_component_"])
+    if signature is None:
+        return []
+    return [key for key in config if key != "_component_" and key not in override and not signature.accepts(key)]
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def escape(text: str) -> str:
+    """`text` with OmegaConf's `${` taken literally."""
+    return text.replace("${", "\\${")
+
+
+def unescape(text: str) -> str:
+    return text.replace("\\${", "${")
+
+
+def output_dir_of(config: Mapping[str, Any], key: str) -> Path | None:
+    """The folder at `key`, with `${output_dir}` put in; None if it is not set."""
+    text = find(config, key)
+    if not isinstance(text, str):
+        return None
+    return Path(os.path.abspath(unescape(text.replace("${output_dir}", config["output_dir"]))))
+
+
+def normalised(config: Mapping[str, Any], folder: Path) -> Config:
+    """What `config` trains: without where its results, its model and its folder lie."""
+    what = {key: value for key, value in config.items() if key != "output_dir"}
+    what = _whole_numbers(_move(what, escape(str(folder)), "."))
+    checkpointer = {**(what.get("checkpointer") or {}), "checkpoint_dir": "<model>"}
+    tokenizer = {
+        key: "<model>" if isinstance(value, str) and os.path.isabs(value) else value
+        for key, value in (what.get("tokenizer") or {}).items()
+    }
+    return {**what, "checkpointer": checkpointer, "tokenizer": tokenizer}
+
+
+def identity(config: Mapping[str, Any], folder: Path) -> str:
+    """Digest of what `config` trains, wherever it lies."""
+    text = json.dumps(normalised(config, folder), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _whole_numbers(node: Any) -> Any:
+    """16.0 and 16 train the same."""
+    if isinstance(node, dict):
+        return {key: _whole_numbers(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_whole_numbers(value) for value in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node

@@ -1,0 +1,152 @@
+"""YAML text to plain values, and from a key's path back to its line.
+
+Reads YAML 1.2 (so `3e-4` is a float and `on` a string), refuses duplicate keys,
+tags and cycles, and never builds any object but the plain ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit.errors import ExperimentError, Problem
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 200_000  # aliases of aliases of aliases can make a small file huge
+
+
+@dataclass(frozen=True)
+class YamlSource:
+    """The values of a YAML file, and the line (from 1) of each key and list entry."""
+
+    file: str
+    data: dict[str, Any]
+    lines: Mapping[KeyPath, int] = field(repr=False)
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of `path`, or of its nearest parent that is in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
+
+    def problem(self, path: KeyPath, what: str, fix: str | None = None, level: str = "error") -> Problem:
+        return Problem(self.file, what, format_key(path), self.line(path), fix, level)
+
+
+def format_key(path: KeyPath) -> str:
+    """`variables.adapter[1].lora_rank`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """The mapping in `path`.
+
+    Raises:
+        ExperimentError: the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ExperimentError([Problem(path.name, f"{size:,} bytes: an experiment has at most {MAX_BYTES:,}")])
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        fix = f"write one there, or name the folder that holds it: {path.parent}"
+        raise ExperimentError([Problem(path.name, "no such file", fix=fix)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError([Problem(path.name, f"cannot be read: {error}")]) from None
+    return parse_yaml(text, path.name)
+
+
+def parse_yaml(text: str, file: str) -> YamlSource:
+    """The mapping that `text` holds; `file` is the name used in messages."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        document = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" (column {mark.column + 1})" if mark else ""
+        what = f"invalid YAML: {error.problem or error.context}{where}"
+        raise ExperimentError([Problem(file, what, line=mark.line + 1 if mark else None)]) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExperimentError([Problem(file, f"invalid YAML: {first[0]}")]) from None
+    if not isinstance(document, Mapping):
+        raise ExperimentError([Problem(file, "expected a mapping of keys to values", line=1)])
+    plain = _Plain(file)
+    data = plain.convert(document, ())
+    if plain.problems:
+        raise ExperimentError(plain.problems)
+    return YamlSource(file, data, plain.lines)
+
+
+class _Plain:
+    """Turns ruamel's round-trip values into plain ones, and remembers the lines."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[KeyPath, int] = {}
+        self.problems: list[Problem] = []
+        self._parents: set[int] = set()
+        self._nodes = 0
+
+    def convert(self, value: Any, path: KeyPath) -> Any:
+        self._nodes += 1
+        if self._nodes > MAX_NODES or len(path) > 50:
+            raise ExperimentError([Problem(self.file, "too many or too deeply nested values", format_key(path))])
+        if isinstance(value, (Mapping, list)):
+            if id(value) in self._parents:
+                self._fault(path, "an alias that contains itself")
+                return None
+            self._parents.add(id(value))
+            plain = self._mapping(value, path) if isinstance(value, Mapping) else self._list(value, path)
+            self._parents.discard(id(value))
+            return plain
+        return self._scalar(value, path)
+
+    def _mapping(self, value: Any, path: KeyPath) -> dict[str, Any]:
+        plain = {}
+        for key, item in value.items():
+            here = (*path, str(key))
+            self.lines[here] = value.lc.key(key)[0] + 1 if key in (value.lc.data or {}) else self.lines.get(path, 1)
+            if not isinstance(key, str):
+                self._fault(here, f"the key {key!r} is no text", f"write it in quotes: '{key}'")
+            plain[str(key)] = self.convert(item, here)
+        return plain
+
+    def _list(self, value: Any, path: KeyPath) -> list[Any]:
+        plain = []
+        for index, item in enumerate(value):
+            here = (*path, index)
+            self.lines[here] = value.lc.item(index)[0] + 1 if index in (value.lc.data or {}) else self.lines.get(path, 1)
+            plain.append(self.convert(item, here))
+        return plain
+
+    def _scalar(self, value: Any, path: KeyPath) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, float) and not math.isfinite(value):
+            self._fault(path, f"{float(value)} is no finite number")
+        for kind in (str, int, float):
+            if isinstance(value, kind):
+                return kind(value)
+        if isinstance(value, datetime.date):
+            return value.isoformat()
+        if type(value).__name__ == "ScalarBoolean":
+            return bool(value)
+        self._fault(path, f"a YAML tag or a value of type {type(value).__name__} is not supported")
+        return None
+
+    def _fault(self, path: KeyPath, what: str, fix: str | None = None) -> None:
+        line = self.lines.get(path)
+        self.problems.append(Problem(self.file, what, format_key(path), line, fix))

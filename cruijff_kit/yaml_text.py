@@ -1,0 +1,42 @@
+"""Plain values to YAML text that OmegaConf, and so torchtune and Hydra, read back unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """`values` in their own order. Each top-level node is rendered once: the configs of a sweep share most of theirs."""
+    return "".join(_dump_node(key, json.dumps(value)) for key, value in values.items())
+
+
+@cache
+def _dump_node(key: str, value: str) -> str:
+    import yaml
+
+    return yaml.dump(
+        {key: json.loads(value)}, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1000, default_flow_style=False
+    )
+
+
+@cache
+def _dumper() -> Any:
+    """libyaml's dumper, which quotes every text that OmegaConf's loader would read as something else (`1e-5`)."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+        yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return Dumper
+
+
+def header(lines: list[str]) -> str:
+    """`lines` as a YAML comment, whatever line breaks they hold."""
+    return "".join(f"# {line}\n" for text in lines for line in (text.splitlines() or [""]))
