@@ -1,0 +1,136 @@
+"""Trained weights on disk: whether they are whole, whose they are, and what their digest is. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import torchtune_catalog
+from cruijff_kit.torchtune_config import normalised, unescape
+
+INDEX = "model.safetensors.index.json"
+CONFIG_COPY = "torchtune_config.yaml"
+ADAPTER_PREFIX = "adapter_"
+
+
+def fault(folder: Path) -> str | None:
+    """What the Hugging Face model in `folder` lacks, or None if it is whole.
+
+    A shard is whole when its length is what its safetensors header says:
+    torchtune leaves no mark that a save was finished.
+    """
+    if not folder.is_dir():
+        return "there is no such folder"
+    if not (folder / "config.json").is_file():
+        return "config.json is missing"
+    try:
+        names = shards(folder)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return f"{INDEX} cannot be read: {error}"
+    if not names:
+        return "there is no safetensors file"
+    return next(filter(None, (_shard_fault(folder / name) for name in names)), None)
+
+
+def shards(folder: Path) -> list[str]:
+    """The names of the weight files, from the index if there is one."""
+    index = folder / INDEX
+    if index.is_file():
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return sorted(path.name for path in folder.glob("model*.safetensors"))
+
+
+def _shard_fault(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (OSError, ValueError, struct.error, KeyError, TypeError, OverflowError, MemoryError):
+        return f"{path.name} is no safetensors file, or was cut off"
+    return None if size == expected else f"{path.name} has {size:,} bytes and should have {expected:,}"
+
+
+def differences(train_config: Path, results: Path, folder: Path) -> dict[str, Any] | str:
+    """What the training in `results` was given otherwise than `train_config` says: key to its value there.
+
+    Empty if nothing; a text if torchtune's own copy of its config cannot be read.
+    `folder` is the experiment's; it may have been elsewhere when that was trained.
+    """
+    try:
+        trained = torchtune_catalog.read_config(results / CONFIG_COPY)
+    except FileNotFoundError:
+        return f"{CONFIG_COPY}, torchtune's copy of its config, is missing"
+    except Exception as error:  # a copy that was cut off is no YAML, in any of many ways
+        return f"{CONFIG_COPY} cannot be read: {error}"
+    below = results.relative_to(folder).parts
+    then = Path(unescape(str(trained.get("output_dir"))))
+    was = then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
+    there = _flat(normalised(trained, was))
+    here = _flat(normalised(torchtune_catalog.read_config(train_config), folder))
+    return {key: there.get(key) for key in sorted({*there, *here}) if there.get(key) != here.get(key)}
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def model_files(folder: Path) -> Iterator[Path]:
+    """The files that make the model: all but adapters, which transformers would load on top of merged weights."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith((ADAPTER_PREFIX, ".")):
+            yield path
+
+
+def digest(folder: Path) -> str:
+    """Digest of the files that make the model, names and contents."""
+    whole = hashlib.sha256()
+    for path in model_files(folder):
+        with path.open("rb") as file:
+            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def stamp(folder: Path) -> dict[str, list[int]]:
+    """Size and time of each shard: a cheap sign that the weights are still those that were hashed."""
+    stats = {name: (folder / name).stat() for name in shards(folder)}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def without_adapter(folder: Path, view: Path) -> None:
+    """Makes `view` the model of `folder` without its adapter files: links to the others, or to the folder."""
+    view.parent.mkdir(parents=True, exist_ok=True)
+    if not any(path.name.startswith(ADAPTER_PREFIX) for path in folder.iterdir()):
+        _link(view, folder)
+        return
+    if view.is_symlink():
+        view.unlink()
+    view.mkdir(exist_ok=True)
+    wanted = {path.name: path for path in model_files(folder)}
+    for path in view.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for name, target in wanted.items():
+        _link(view / name, target)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Makes `link` point to `target`, in one step."""
+    if not link.is_symlink() or os.readlink(link) != str(target):
+        fresh = link.with_name(f".{link.name}.{os.getpid()}")
+        fresh.symlink_to(target)
+        os.replace(fresh, link)

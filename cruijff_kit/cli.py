@@ -1,0 +1,148 @@
+"""The command line: parse, call one function, print.
+
+Exit codes: 1 for a fault of the user's or a point that failed, 2 for a wrong
+flag, 3 for a fault of ours, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cruijff_kit import __version__
+from cruijff_kit.errors import CruijffKitError
+
+GENERATE_EPILOG = """\
+example:
+  cruijff-kit generate .
+  cruijff-kit generate examples/lora_rank_with_eval --dry-run
+"""
+
+RUN_EPILOG = """\
+Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
+
+examples:
+  cruijff-kit run . --multirun                               the sweep in experiment.yaml
+  cruijff-kit run . --multirun lora_rank=4,8 seed=1,2        another sweep of the same experiment
+  cruijff-kit run . learning_rate=1e-4 evaluation.limit=5    one point
+  cruijff-kit run . torchtune.optimizer.weight_decay=0.1     any key of the torchtune config
+  cruijff-kit run . --multirun stages=[eval]                 only the evaluations
+  cruijff-kit run . --cfg job                                show the config, run nothing
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command in `argv`, sys.argv's by default."""
+    arguments, rest = _parser().parse_known_args(argv)
+    if rest and arguments.function is not _run:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return report_faults(lambda: arguments.function(arguments, rest))
+
+
+def report_faults(command: Callable[[], int]) -> int:
+    """What `command` returns; a fault is printed, and is 1 if it is the user's and 3 if it is ours."""
+    try:
+        return command()
+    except CruijffKitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception:
+        return _fault_of_ours()
+
+
+def _fault_of_ours() -> int:
+    """Says that something is wrong with us; the traceback goes to a file."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="cruijff-kit-", suffix=".log", delete=False) as log:
+        log.write(traceback.format_exc())
+    last = traceback.format_exc().strip().splitlines()[-1]
+    print(f"cruijff-kit failed, and should not have: {last}\nplease report it with {log.name}", file=sys.stderr)
+    return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cruijff-kit",
+        description="From one experiment.yaml to fine-tuned and evaluated models.",
+        epilog="example: cruijff-kit generate . && cruijff-kit run . --multirun",
+    )
+    parser.add_argument("--version", action="version", version=f"cruijff-kit {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+
+    text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
+    generate = commands.add_parser("generate", help=text, description=text, epilog=GENERATE_EPILOG, formatter_class=raw)
+    generate.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+    generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
+    generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
+    generate.add_argument("--cluster", default="default", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
+    generate.set_defaults(function=_generate)
+
+    text = "train and evaluate on this machine: one point, or with --multirun the sweep"
+    run = commands.add_parser(
+        "run", help=text, description=text, epilog=RUN_EPILOG, formatter_class=raw, usage="cruijff-kit run DIR [--multirun] [hydra overrides]"
+    )
+    run.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    run.set_defaults(function=_run)
+    return parser
+
+
+def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.generate import generate
+
+    made = generate(
+        arguments.dir,
+        dry_run=arguments.dry_run,
+        force=arguments.force,
+        cluster=arguments.cluster,
+        confirm=lambda runs: None if arguments.yes else _confirm(runs),
+    )
+    _print_plan(made, arguments.dry_run)
+    return 0
+
+
+def _print_plan(made, dry_run: bool) -> None:
+    for warning in made.warnings:
+        print(warning, file=sys.stderr)
+    layout, runs = made.layout, made.runs
+    if dry_run:
+        for run in runs:
+            print(f"{run.id}  {' '.join(f'{name}={value!r}' for name, value in run.params.items())}")
+    mark = "Would generate" if dry_run else "✓ Generated"
+    evaluated = made.experiment.spec.evaluation.enabled
+    print(f"{mark} {_count(runs, 'training config')} ({_span([layout.train_config(run.id).name for run in runs])})")
+    if evaluated:
+        print(f"{mark} {_count(runs, 'evaluation script')} ({_span([layout.eval_script(run.id).name for run in runs])})")
+        print("✓ Validated all evaluation tasks")
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _confirm(runs: int) -> None:
+    if not sys.stdin or not sys.stdin.isatty():
+        raise CruijffKitError(f"{runs} runs: say --yes to generate that many")
+    if input(f"{runs} runs. Continue? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CruijffKitError("nothing was written")
+
+
+def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit import app
+
+    return app.run(arguments.dir, list(rest))

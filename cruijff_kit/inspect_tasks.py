@@ -1,0 +1,133 @@
+"""What @task functions a file holds and what they accept, read without executing it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cruijff_kit.errors import Problem, closest
+from cruijff_kit.experiment import EvaluationTask, Experiment
+
+
+@dataclass(frozen=True)
+class TaskFunction:
+    """A top-level function of a task file."""
+
+    name: str
+    is_task: bool
+    accepts: frozenset[str]
+    required: frozenset[str]
+    var_keyword: bool
+
+
+def functions(text: str) -> dict[str, TaskFunction]:
+    """The top-level functions of a task file by name.
+
+    Raises:
+        SyntaxError: `text` is no Python.
+    """
+    tree = ast.parse(text)
+    names = set(_task_names(tree))
+    found = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found[node.name] = _function(node, any(_dotted(decorator) in names for decorator in node.decorator_list))
+    return found
+
+
+def _task_names(tree: ast.Module) -> Iterator[str]:
+    """What Inspect's `task` decorator is called in this file: `task`, `t`, `inspect_ai.task`, …"""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "inspect_ai":
+            yield from (alias.asname or alias.name for alias in node.names if alias.name in ("task", "*"))
+            if any(alias.name == "*" for alias in node.names):
+                yield "task"
+        elif isinstance(node, ast.Import):
+            yield from (f"{alias.asname or alias.name}.task" for alias in node.names if alias.name == "inspect_ai")
+
+
+def _dotted(node: ast.expr) -> str:
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node)
+
+
+def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, is_task: bool) -> TaskFunction:
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = {argument.arg for argument in positional[: len(positional) - len(arguments.defaults)]}
+    required |= {a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults) if default is None}
+    accepts = {argument.arg for argument in [*arguments.args, *arguments.kwonlyargs]}
+    return TaskFunction(node.name, is_task, frozenset(accepts), frozenset(required), arguments.kwarg is not None)
+
+
+def check(experiment: Experiment) -> list[Problem]:
+    """What is wrong with the evaluation tasks: their files, functions and arguments."""
+    evaluation, problem = experiment.spec.evaluation, experiment.source.problem
+    if not evaluation.enabled or evaluation.tasks_dir is None:
+        return []
+    folder = experiment.path(evaluation.tasks_dir)
+    if not folder.is_dir():
+        what = f"Evaluation tasks directory not found: {evaluation.tasks_dir}"
+        return [problem(("evaluation", "tasks_dir"), what, f"mkdir -p {evaluation.tasks_dir}")]
+    problems = []
+    for index, task in enumerate(evaluation.tasks):
+        problems += _check_task(experiment, folder, index, task)
+    settings = generate_settings()
+    for name in evaluation.generate:
+        if settings and name not in settings:
+            what = f"'{name}' is no generation setting of Inspect"
+            problems.append(problem(("evaluation", "generate", name), what, closest(name, settings)))
+    return problems
+
+
+def _check_task(experiment: Experiment, folder: Path, index: int, task: EvaluationTask) -> list[Problem]:
+    path, problem = ("evaluation", "tasks", index), experiment.source.problem
+    file = folder / task.file
+    shown = str(Path(experiment.spec.evaluation.tasks_dir or "") / task.file)
+    try:
+        found = functions(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        files = [entry.name for entry in folder.glob("*.py")]
+        return [problem((*path, "file"), f"task file not found: {shown}", closest(task.file, files))]
+    except SyntaxError as error:
+        return [problem((*path, "file"), f"{shown}:{error.lineno} is no Python: {error.msg}")]
+    except (OSError, ValueError) as error:
+        return [problem((*path, "file"), f"{shown} cannot be read: {error}")]
+    function = found.get(task.function)
+    if function is None:
+        there = ", ".join(name for name, other in found.items() if other.is_task) or "none"
+        what = f"Function '{task.function}' not found in {shown}"
+        return [problem((*path, "function"), what, f"@task functions there: {there}")]
+    if not function.is_task:
+        what = f"Function '{task.function}' in {shown} has no @task decorator"
+        return [problem((*path, "function"), what, "from inspect_ai import task, and write @task above it")]
+    return _check_arguments(experiment, index, task, function)
+
+
+def _check_arguments(experiment: Experiment, index: int, task: EvaluationTask, function: TaskFunction) -> list[Problem]:
+    path, problem = ("evaluation", "tasks", index, "args"), experiment.source.problem
+    problems = [
+        problem((*path, name), f"'{task.function}' takes no argument '{name}'", closest(name, function.accepts))
+        for name in task.args
+        if name not in function.accepts and not function.var_keyword
+    ]
+    missing = sorted(function.required - set(task.args))
+    if missing:
+        problems.append(problem(path, f"'{task.function}' needs {', '.join(missing)}", "give them under args"))
+    return problems
+
+
+@cache
+def generate_settings() -> frozenset[str]:
+    """The generation settings of the installed Inspect, from its source; empty if it is not installed."""
+    package = importlib.util.find_spec("inspect_ai")
+    if package is None or package.origin is None:
+        return frozenset()
+    tree = ast.parse(Path(package.origin).with_name("model").joinpath("_generate_config.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "GenerateConfigArgs":
+            return frozenset(item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name))
+    return frozenset()

@@ -1,0 +1,97 @@
+"""configs/run_mapping.yaml: which run has which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cruijff_kit import __version__, torchtune_catalog, yaml_text
+from cruijff_kit.errors import ExperimentError, Problem
+from cruijff_kit.paths import Layout
+from cruijff_kit.sweep import Run
+
+HEADER = [
+    "Which run has which parameters. Written by `cruijff-kit generate`.",
+    "Runs marked `added` came from an override on the command line, and stay.",
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Args:
+        settings, torchtune: for an added run, what it is composed from.
+    """
+
+    id: str
+    params: Mapping[str, Any]
+    recipe: str
+    identity: str
+    added: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    torchtune: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> Row:
+        return cls(run.id, run.params, run.recipe, run.identity)
+
+    def as_dict(self) -> dict[str, Any]:
+        row = {"id": self.id, "params": dict(self.params), "recipe": self.recipe, "identity": self.identity}
+        if self.added:
+            row.update(added=True, settings=dict(self.settings), torchtune=dict(self.torchtune))
+        return row
+
+
+@dataclass(frozen=True)
+class RunMapping:
+    """The whole file. `experiment_dir` is where it was generated: its configs hold absolute paths."""
+
+    experiment_name: str
+    experiment_dir: str
+    generated_at: str
+    rows: tuple[Row, ...]
+
+    @property
+    def added(self) -> list[Row]:
+        return [row for row in self.rows if row.added]
+
+    def row(self, run: str) -> Row | None:
+        return next((row for row in self.rows if row.id == run), None)
+
+    def render(self) -> str:
+        return yaml_text.header(HEADER) + yaml_text.dump_yaml(
+            {
+                "experiment_name": self.experiment_name,
+                "experiment_dir": self.experiment_dir,
+                "generated_at": self.generated_at,
+                "cruijff_kit": __version__,
+                "total_runs": len(self.rows),
+                "runs": [row.as_dict() for row in self.rows],
+            }
+        )
+
+
+def read(layout: Layout) -> RunMapping | None:
+    """The mapping of an experiment's folder, or None if nothing was generated there.
+
+    Raises:
+        ExperimentError: the file is there and is none of ours.
+    """
+    import yaml
+
+    path = layout.run_mapping
+    try:
+        data = torchtune_catalog.read_config(path)
+        return RunMapping(
+            data["experiment_name"],
+            data["experiment_dir"],
+            data["generated_at"],
+            tuple(Row(**row) for row in data["runs"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        what = f"cannot be read: {error}"
+        raise ExperimentError([Problem(layout.relative(path), what, fix="cruijff-kit generate --force writes it anew")]) from None

@@ -1,0 +1,110 @@
+"""scripts/*.sh: the sweep as sbatch arrays, of the same commands that a user would type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit.errors import CruijffKitError, closest
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.paths import Layout, conf_dir
+from cruijff_kit.sweep import Run
+
+# Keys of a cluster profile, named as in hydra-submitit-launcher, and their sbatch options.
+OPTIONS = {
+    "partition": "--partition={}",
+    "account": "--account={}",
+    "qos": "--qos={}",
+    "constraint": "--constraint={}",
+    "nodes": "--nodes={}",
+    "gpus_per_node": "--gpus-per-node={}",
+    "cpus_per_task": "--cpus-per-task={}",
+    "mem_gb": "--mem={}G",
+    "timeout_min": "--time={}",
+}
+
+SCRIPT = """\
+#!/bin/bash
+# {what} of {name}, a run a task.
+#
+#     sbatch scripts/{stage}_sweep.sh
+#
+#SBATCH --job-name={name}-{stage}
+#SBATCH --array={array}
+{directives}
+set -euo pipefail
+export PATH={bin}:"$PATH"
+{setup}printf -v id '%0{width}d' "$SLURM_ARRAY_TASK_ID"
+{command}
+"""
+
+
+def profile(name: str) -> dict[str, Any]:
+    """The cluster profile `name`: the user's own, else the packaged one.
+
+    Raises:
+        CruijffKitError: there is none of that name, or it holds what is no option.
+    """
+    import yaml
+
+    own = Path(os.environ.get("CRUIJFF_KIT_CONF", Path.home() / ".config" / "cruijff-kit"))
+    folders = [own / "cluster", conf_dir() / "cluster"]
+    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        raise CruijffKitError(f"no cluster profile '{name}': {closest(name, names) or 'there are ' + ', '.join(names)}")
+    stages = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for stage, values in stages.items():
+        for key, value in (values or {}).items():
+            if stage not in ("train", "eval") or key not in (*OPTIONS, "setup"):
+                raise CruijffKitError(f"{path}: unknown key '{stage}.{key}': {closest(key, [*OPTIONS, 'setup'])}")
+            if key != "setup" and len(str(value).split()) > 1:
+                raise CruijffKitError(f"{path}: {stage}.{key} holds a space or a line break: {value!r}")
+    return stages
+
+
+def render(experiment: Experiment, runs: list[Run], stage: str, stages: Mapping[str, Any]) -> str:
+    """The script that runs one stage of all `runs`; `stages` is a cluster profile."""
+    resources = stages.get(stage) or {}
+    directives = [f"#SBATCH {OPTIONS[key].format(value)}" for key, value in resources.items() if key != "setup" and value is not None]
+    numbers = [run.id.removeprefix("run_") for run in runs]
+    return SCRIPT.format(
+        what={"train": "Training", "eval": "Evaluation"}[stage],
+        name=experiment.name,
+        stage=stage,
+        array=_ranges([int(number) for number in numbers]),
+        directives="\n".join(directives),
+        bin=shlex.quote(str(Path(sys.executable).parent)),
+        setup="".join(f"{line}\n" for line in resources.get("setup") or ()),
+        width=len(numbers[0]),
+        command=_command(experiment, runs, stage),
+    )
+
+
+def _command(experiment: Experiment, runs: list[Run], stage: str) -> str:
+    configs = shlex.quote(str(Layout.of(experiment).configs))
+    if stage == "eval":
+        return f'exec python {configs}/"eval_$id.py"'
+    recipes = sorted({run.recipe for run in runs})
+    if len(recipes) == 1:
+        return f'exec tune run {shlex.quote(recipes[0])} --config {configs}/"train_$id.yaml"'
+    cases = []
+    for recipe in recipes:
+        numbers = "|".join(run.id.removeprefix("run_") for run in runs if run.recipe == recipe)
+        cases.append(f"  {numbers}) recipe={shlex.quote(recipe)} ;;")
+    lines = ['case "$id" in', *cases, "esac", f'exec tune run "$recipe" --config {configs}/"train_$id.yaml"']
+    return "\n".join(lines)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-3,7` of 0, 1, 2, 3 and 7."""
+    parts = []
+    for _, group in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in group]
+        parts.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    return ",".join(parts)

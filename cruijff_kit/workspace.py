@@ -1,0 +1,132 @@
+"""The only writer of configs/ and scripts/: all files of a change, or none.
+
+A change is laid down whole in a pending folder, which one rename then commits;
+after that, moving its files into place can be interrupted and is finished by
+whoever looks next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cruijff_kit.errors import CruijffKitError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to write, link and remove below one folder; all paths are absolute.
+
+    Args:
+        links: symbolic link to its target.
+    """
+
+    files: Mapping[Path, str] = field(default_factory=dict)
+    links: Mapping[Path, str] = field(default_factory=dict)
+    removals: tuple[Path, ...] = ()
+
+    def differing(self) -> list[Path]:
+        """Files that exist with another content, and files that are in the way."""
+        there = [path for path, text in self.files.items() if os.path.lexists(path) and _read(path) != text]
+        return [*there, *(path for path in self.removals if os.path.lexists(path))]
+
+    def needed(self) -> Change:
+        """The part of the change that is not so already."""
+        files = {path: text for path, text in self.files.items() if _read(path) != text}
+        links = {path: target for path, target in self.links.items() if _link(path) != target}
+        return Change(files, links, tuple(path for path in self.removals if os.path.lexists(path)))
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.links or self.removals)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _link(path: Path) -> str | None:
+    return os.readlink(path) if path.is_symlink() else None
+
+
+@contextmanager
+def locked(hidden: Path) -> Iterator[None]:
+    """Holds the experiment's folder against other commands that write there."""
+    hidden.mkdir(parents=True, exist_ok=True)
+    with (hidden / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def recover(hidden: Path) -> None:
+    """Finishes a change that was committed and not moved into place."""
+    shutil.rmtree(hidden / "pending.tmp", ignore_errors=True)
+    if (hidden / "pending").is_dir():
+        _move_into_place(hidden / "pending")
+
+
+def write(change: Change, folder: Path, hidden: Path) -> None:
+    """Makes `change` so; call it under `locked`.
+
+    Raises:
+        CruijffKitError: it cannot be written; the folder is then as it was.
+    """
+    staging = hidden / "pending.tmp"
+    try:
+        _check_in_the_way(change)
+        recover(hidden)
+        _lay_down(change, folder, staging)
+        os.rename(staging, hidden / "pending")
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise CruijffKitError(f"{folder}: nothing was written: {error}") from error
+    _move_into_place(hidden / "pending")
+
+
+def _check_in_the_way(change: Change) -> None:
+    """What could not be replaced once the change is committed."""
+    for path in [*change.files, *change.links]:
+        if path.is_dir() and not path.is_symlink() or path in change.links and path.exists() and not path.is_symlink():
+            raise FileExistsError(f"{path} is in the way")
+        for parent in path.parents:
+            if parent.exists():
+                if not os.access(parent, os.W_OK) or not parent.is_dir():
+                    raise PermissionError(f"{parent} is not writable")
+                break
+
+
+def _lay_down(change: Change, folder: Path, staging: Path) -> None:
+    staging.mkdir()
+    for made, (path, content) in enumerate([*change.files.items(), *change.links.items()]):
+        staged = staging / str(made)
+        if path in change.links:
+            staged.symlink_to(content)
+            continue
+        staged.write_text(content, encoding="utf-8")
+        if path.suffix == ".sh":
+            staged.chmod(0o755)
+    moves = [str(path.relative_to(folder)) for path in [*change.files, *change.links]]
+    removals = [str(path.relative_to(folder)) for path in change.removals]
+    # paths relative to the folder: it may be moved before this is finished
+    (staging / "change.json").write_text(json.dumps({"moves": moves, "removals": removals}), encoding="utf-8")
+
+
+def _move_into_place(pending: Path) -> None:
+    folder = pending.parent.parent
+    change = json.loads((pending / "change.json").read_text(encoding="utf-8"))
+    for made, name in enumerate(change["moves"]):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(pending / str(made)):  # else it was moved before the interruption
+            os.replace(pending / str(made), path)
+    for name in change["removals"]:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(pending)
