@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,9 @@ def _hydra(words: Sequence[str]) -> int:
     from cruijff_kit.resolvers import register
 
     register()
-    _register_open_nodes()
+    register_open_nodes()
+    # conf/hydra/launcher/staged_local.yaml has the name of the plugin's own schema, and is meant to be checked by it
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/staged_local' is validated against ConfigStore schema")
     sys.argv = ["cruijff-kit run", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     try:
@@ -69,7 +72,7 @@ def _hydra(words: Sequence[str]) -> int:
     return 0
 
 
-def _register_open_nodes() -> None:
+def register_open_nodes() -> None:
     """Nodes that take any key: what they may hold is torchtune's and Inspect's business, and `prepare` checks it."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -113,6 +116,7 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
     from cruijff_kit.generate import change, check_current, plan
 
     folder = Path(configs[0].experiment_dir)
+    check_place(configs[0], folder)
     hidden = folder / ".cruijff-kit"
     with workspace.locked(hidden):
         workspace.recover(hidden)
@@ -131,6 +135,23 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         if needed:
             workspace.write(needed, folder, hidden)
     return _prepared(made, configs, runs)
+
+
+def check_place(config: DictConfig, folder: Path) -> None:
+    """That `config` came from `folder`: the multirun.yaml of a copied folder names the one that it was copied from.
+
+    Raises:
+        CruijffKitError: it came from another.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = config.hydra if "hydra" in config else HydraConfig.get()  # a launcher has it, a task function does not
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line" and folder not in Path(source.path).parents:
+            moved = next((parent for parent in Path(source.path).parents if (parent / "experiment.yaml").is_file()), source.path)
+            raise CruijffKitError(
+                f"the folder was moved or copied: its configs were generated for {folder}\ncruijff-kit generate --force {moved}"
+            )
 
 
 def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
@@ -237,8 +258,8 @@ _TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\
 
 
 def progress(line: str) -> str | None:
-    """torchtune's progress bar as `epoch 1 step 5/20 loss 2.31`; any other line as it is."""
+    """torchtune's progress bar as `epoch 1 step 5/20 loss 2.31`, what an evaluation says, and nothing else."""
     match = _TQDM.search(line)
-    if not match:
-        return line
-    return f"epoch {match['epoch']} step {match['done']}/{match['of']} loss {float(match['loss']):.4g}"
+    if match:
+        return f"epoch {match['epoch']} step {match['done']}/{match['of']} loss {float(match['loss']):.4g}"
+    return line if re.match(r"(run_\d+|base) \S+:", line) else None

@@ -122,12 +122,25 @@ class Experiment:
         return self.spec.controls.get("_override") or {}
 
     def path(self, text: str) -> Path:
-        """An absolute path for one of experiment.yaml: `~` and `${oc.env:NAME}` are replaced."""
+        """An absolute path for one of experiment.yaml: `~` and `${oc.env:NAME}` are replaced.
+
+        Raises:
+            ValueError: it cannot be resolved.
+        """
         if "${" in text:
             from omegaconf import OmegaConf
+            from omegaconf.errors import OmegaConfBaseException
 
-            text = OmegaConf.create({"path": text}).path
-        return Path(os.path.abspath(self.folder / Path(text).expanduser()))
+            try:
+                text = str(OmegaConf.create({"path": text}).path)
+            except OmegaConfBaseException as error:
+                raise ValueError(str(error).splitlines()[0]) from None
+        if "\0" in text:
+            raise ValueError("a path cannot hold a null byte")
+        try:
+            return Path(os.path.abspath(self.folder / Path(text).expanduser()))
+        except RuntimeError as error:  # `~name` of nobody
+            raise ValueError(str(error)) from None
 
 
 def load(folder: Path) -> Experiment:
@@ -144,6 +157,7 @@ def load(folder: Path) -> Experiment:
         raise ExperimentError(_problem(source, fault) for fault in error.errors()) from None
     experiment = Experiment(folder, source, spec)
     problems = [*_check_override(experiment), *_check_evaluation(experiment), *_check_paths(experiment)]
+    problems = problems or _check_output(experiment)
     if problems:
         raise ExperimentError(problems)
     return experiment
@@ -211,6 +225,39 @@ def _check_evaluation(experiment: Experiment) -> list[Problem]:
 
 
 def _check_paths(experiment: Experiment) -> list[Problem]:
+    """That `~` and `${…}` resolve in every path of the file."""
+    spec = experiment.spec
+    paths: dict[KeyPath, str | None] = {
+        ("framework_config", "model_dir"): spec.framework_config.model_dir,
+        ("framework_config", "base_config"): spec.framework_config.base_config,
+        ("evaluation", "tasks_dir"): spec.evaluation.tasks_dir,
+        **{("output", key): value for key, value in spec.output.model_dump().items()},
+        **_datasets(experiment),
+    }
+    problems = []
+    for path, text in paths.items():
+        try:
+            experiment.path(text or "")
+        except ValueError as error:
+            fix = "a default with '~' stands in quotes: ${oc.env:NAME,'~/folder'}" if "~" in (text or "") else None
+            problems.append(experiment.source.problem(path, f"does not resolve: {error}", fix))
+    return problems
+
+
+def _datasets(experiment: Experiment) -> dict[KeyPath, str]:
+    """The datasets that are named by a text, and where."""
+    found: dict[KeyPath, Any] = {("controls", "dataset"): experiment.spec.controls.get("dataset")}
+    for name, values in experiment.spec.variables.items():
+        for index, value in enumerate(values):
+            path: KeyPath = ("variables", name, index)
+            if name == "dataset":
+                found[path] = value
+            elif isinstance(value, dict):
+                found[*path, "dataset"] = value.get("dataset")
+    return {path: value for path, value in found.items() if isinstance(value, str)}
+
+
+def _check_output(experiment: Experiment) -> list[Problem]:
     """The three folders of `output`: below the experiment's, and not one inside another."""
     problems = []
     folders = {key: experiment.path(value) for key, value in experiment.spec.output.model_dump().items()}

@@ -1,0 +1,368 @@
+"""`cruijff-kit run` for real: torchtune trains a tiny model, Inspect evaluates it, and what is typed by hand does the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny_experiment import specification, write_experiment, write_spec
+
+BIN = Path(sys.executable).parent
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def typed(*words: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command typed with the environment activated."""
+    activated = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment}
+    return subprocess.run([*map(str, words)], cwd=cwd, env=activated, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def results_of(folder: Path, run: str) -> dict:
+    return json.loads((folder / "eval_results" / run / "capitalize" / "results.json").read_text())
+
+
+def config_of(folder: Path, run: str) -> dict:
+    return yaml.safe_load((folder / "configs" / f"train_{run.removeprefix('run_')}.yaml").read_text())
+
+
+def copied(folder: Path, to: Path, cruijff: Command) -> Path:
+    """A copy of an experiment with its results, made to know its new place."""
+    shutil.copytree(folder, to, symlinks=True)
+    assert cruijff("generate", "--force", to).returncode == 0
+    return to
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, cruijff: Command) -> tuple[Path, str]:
+    """A finished two-point sweep with its baseline, and what `run --multirun` printed."""
+    spec = specification(tiny_model)
+    spec["evaluation"]["baseline"] = True
+    folder = write_experiment(tmp_path_factory.mktemp("swept") / "a sweep", tiny_model, spec)
+    done = cruijff("run", folder, "--multirun")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_the_table_has_a_row_for_the_baseline_and_each_run_with_the_scores_of_inspects_logs(swept: tuple[Path, str]) -> None:
+    from inspect_ai.log import read_eval_log
+
+    folder, output = swept
+    rows = {line.split()[0]: line.split() for line in output.splitlines() if line.strip().startswith(("base", "run_"))}
+    assert list(rows) == ["base", "run_000", "run_001"]
+    for run, row in rows.items():
+        (log,) = (folder / "eval_results" / run).rglob("*.eval")
+        score = read_eval_log(str(log)).results.scores[0]
+        assert row[-3:] == [f"{score.metrics['mean'].value:.4f}", f"{score.metrics['stderr'].value:.4f}", "12"]
+        assert results_of(folder, run)["scores"] == [
+            {"scorer": "exact", "metrics": {name: metric.value for name, metric in score.metrics.items()}}
+        ]
+
+
+def test_a_log_says_which_run_it_is_of_and_how_it_was_made(swept: tuple[Path, str]) -> None:
+    from inspect_ai.log import read_eval_log
+
+    folder, _ = swept
+    results = results_of(folder, "run_001")
+    log = read_eval_log(str(folder / results["log"]))
+    metadata = log.eval.metadata
+    assert (metadata["run"], metadata["params"]) == ("run_001", {"lora_rank": 4})
+    assert metadata["checkpoint"] == str(folder / "results/run_001/hf_model/epoch_0")
+    arguments = log.eval.model_args
+    assert (arguments["do_sample"], arguments["dtype"], arguments["device"]) == (False, "float32", "cpu")
+    assert log.eval.model_generate_config.max_tokens == 4
+    assert results["samples"] == {"total": 12, "completed": 12}
+
+
+def test_typed_by_hand_from_another_folder_the_same_commands_write_the_same(
+    swept: tuple[Path, str], tmp_path: Path, tiny_model: Path, cruijff: Command
+) -> None:
+    folder, _ = swept
+    other = write_experiment(tmp_path / "by hand", tiny_model, yaml.safe_load((folder / "experiment.yaml").read_text()))
+    assert cruijff("generate", other).returncode == 0
+    header = (other / "configs/train_001.yaml").read_text().splitlines()
+    command = next(line.removeprefix("#").split() for line in header if "tune run" in line)
+    trained = typed(*command[:-1], other / command[-1], cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = typed("python", other / "configs" / "eval_001.py", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+
+    left, right = folder / "results/run_001/hf_model", other / "results/run_001/hf_model"
+    files = sorted(path.relative_to(left) for path in left.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(right) for path in right.rglob("*") if path.is_file())
+    assert all((left / name).read_bytes() == (right / name).read_bytes() for name in files if name.suffix != ".pt")
+    ours, theirs = results_of(folder, "run_001"), results_of(other, "run_001")
+    for name in ("log", "weights_stamp"):
+        del ours[name], theirs[name]
+    assert ours == theirs
+
+
+def test_the_scripts_are_sbatch_arrays_of_the_same_commands(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "for sbatch", cruijff)
+    shutil.rmtree(folder / "results" / "run_001")
+    shutil.rmtree(folder / "eval_results" / "run_001")
+    for stage in ("train", "eval"):
+        done = typed("bash", folder / "scripts" / f"{stage}_sweep.sh", cwd=tmp_path, SLURM_ARRAY_TASK_ID="1")
+        assert done.returncode == 0, done.stderr
+    assert results_of(folder, "run_001")["scores"] == results_of(swept[0], "run_001")["scores"]
+
+
+def test_a_second_run_trains_nothing_anew(swept: tuple[Path, str], cruijff: Command) -> None:
+    folder, _ = swept
+    weights = folder / "results/run_000/hf_model/epoch_0/model-00001-of-00001.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = cruijff("run", folder, "stages=[train]")
+    assert again.returncode == 0, again.stderr
+    assert "run_000 is trained already" in again.stdout
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_after_training_by_hand_with_another_seed_the_scores_are_the_new_weights(
+    swept: tuple[Path, str], tmp_path: Path, cruijff: Command
+) -> None:
+    folder = copied(swept[0], tmp_path / "retrained", cruijff)
+    old = results_of(folder, "run_000")
+    recipe = "cruijff_kit/recipes/lora_finetune_single_device"
+    trained = typed("tune", "run", recipe, "--config", folder / "configs/train_000.yaml", "seed=7", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: run_000 was trained with {'seed': 7}" in done.stderr
+    new = results_of(folder, "run_000")
+    assert new["trained_with"] == {"seed": 7}
+    assert (new["weights"] != old["weights"], new["digest"] != old["digest"]) == (True, True)
+    kept = json.loads((folder / "eval_results/run_000/capitalize" / old["digest"] / "results.json").read_text())
+    assert kept == old
+    assert (folder / old["log"]).is_file()
+
+
+def test_an_evaluation_repeated_hands_out_the_same_log(swept: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = swept
+    old = results_of(folder, "run_001")
+    done = typed("python", folder / "configs/eval_001.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert results_of(folder, "run_001") == old
+
+
+def test_a_checkpoint_without_its_last_shard_is_not_evaluated(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "incomplete", cruijff)
+    (folder / "results/run_000/hf_model/epoch_0/model-00001-of-00001.safetensors").unlink()
+    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "Cannot load model: results/run_000/hf_model/epoch_0: model-00001-of-00001.safetensors is missing\n"
+
+
+def test_weights_of_another_config_are_not_evaluated(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "other", cruijff)
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    spec["controls"]["learning_rate"] = 2e-2
+    write_spec(folder, spec)
+    assert cruijff("generate", "--force", folder).returncode == 0
+    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Cannot load model: results/run_000/hf_model/epoch_0: it was trained with another config: optimizer.lr=0.01\n"
+    )
+    assert "stale" in _scores(folder)
+
+
+def _scores(folder: Path) -> str:
+    code = f"from pathlib import Path; from cruijff_kit.results import print_scores; print_scores(Path({str(folder)!r}), since=0)"
+    return typed("python", "-c", code, cwd=folder).stdout
+
+
+def test_a_point_whose_data_vanished_fails_alone(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
+    spec = specification(tiny_model)
+    spec["variables"] = {"corpus": [{"dataset": "data/train.jsonl"}, {"dataset": "data/gone.jsonl"}]}
+    spec["controls"].update(lora_rank=2, lora_alpha=4)
+    del spec["controls"]["dataset"]
+    folder = write_experiment(tmp_path / "vanished", tiny_model, spec)
+    shutil.copy(folder / "data/train.jsonl", folder / "data/gone.jsonl")
+    with (folder / "data/gone.jsonl").open("a") as data:
+        data.write('{"input": "one more", "output": "One"}\n')
+    assert cruijff("generate", folder).returncode == 0
+    (folder / "data/gone.jsonl").unlink()
+
+    done = cruijff("run", folder, "--multirun")
+    assert done.returncode == 1
+    assert "1 of 2 points failed" in done.stderr
+    assert f"dataset not found: {folder}/data/gone.jsonl" in done.stdout
+    assert results_of(folder, "run_000")["status"] == "success"
+    assert not (folder / "results/run_001/hf_model").exists()
+    assert not (folder / "eval_results/run_001").exists()
+    rows = [line.replace("│", " ").split() for line in done.stdout.splitlines()]
+    assert any(row[:3] == ["run_001", "train", "failed"] for row in rows)
+    assert any(row[:4] == ["run_001", "eval", "not", "run"] for row in rows)
+
+
+def test_a_task_that_ends_in_error_has_no_score_and_fails_its_point(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "error", cruijff)
+    tasks = folder / "evals/tasks.py"
+    tasks.write_text(tasks.read_text() + RAISING_TASK)
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    spec["evaluation"]["tasks"].append({"name": "raising", "file": "tasks.py", "function": "raising"})
+    write_spec(folder, spec)
+    assert cruijff("generate", "--force", folder).returncode == 0
+    done = cruijff("run", folder, "stages=[eval]")
+    assert done.returncode == 1
+    assert "ended in error: raising" in done.stderr
+    assert results_of(folder, "run_000")["status"] == "success"
+    raising = json.loads((folder / "eval_results/run_000/raising/results.json").read_text())
+    assert (raising["status"], raising["scores"]) == ("error", [])
+    assert "no score for this" in raising["error"]
+
+
+RAISING_TASK = '''
+
+from inspect_ai.scorer import Score, mean, scorer
+
+
+@scorer(metrics=[mean()])
+def broken():
+    async def score(state, target):
+        raise ValueError("no score for this")
+
+    return score
+
+
+@task
+def raising():
+    return Task(dataset=json_dataset("data/words.jsonl"), solver=generate(), scorer=broken())
+'''
+
+
+def test_evaluation_needs_no_network(swept: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = swept
+    without = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    command = ["unshare", "--net", "--map-root-user", sys.executable, str(folder / "configs/eval_000.py"), "limit=2"]
+    done = subprocess.run(command, cwd=tmp_path, env=without, text=True, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    (log,) = {results_of(folder, "run_000")["log"]}
+    assert results_of(folder, "run_000")["samples"]["completed"] == 2
+    assert (folder / log).is_file()
+    assert typed("python", folder / "configs/eval_000.py", cwd=tmp_path).returncode == 0
+
+
+def test_an_override_makes_a_new_run_which_generate_keeps(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "overridden", cruijff)
+    words = ["lora_rank=3", "torchtune.optimizer.weight_decay=0.1", "evaluation.limit=5"]
+    done = cruijff("run", folder, *words)
+    assert done.returncode == 0, done.stderr
+    config = config_of(folder, "run_002")
+    assert (config["model"]["lora_rank"], config["model"]["lora_alpha"], config["optimizer"]["weight_decay"]) == (3, 6, 0.1)
+    assert results_of(folder, "run_002")["samples"]["completed"] == 5
+    mapping = yaml.safe_load((folder / "configs/run_mapping.yaml").read_text())
+    assert [row["id"] for row in mapping["runs"]] == ["run_000", "run_001", "run_002"]
+    added = mapping["runs"][2]
+    assert (added["params"], added["added"]) == ({"lora_rank": 3, "optimizer.weight_decay": 0.1}, True)
+    before = (folder / "configs/train_002.yaml").read_text()
+    assert cruijff("generate", "--force", folder).returncode == 0
+    assert (folder / "configs/train_002.yaml").read_text() == before
+    again = cruijff("run", folder, "stages=[train]", *words[:2])
+    assert "run_002 is trained already" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lora_rnk=4", "command line  lora_rnk\n  unknown parameter 'lora_rnk'\n  did you mean 'lora_rank'?\n"),
+        ("lora_rank=eight", "command line  lora_rank\n  expected a whole number of at least 1, got 'eight'\n"),
+        (
+            "torchtune.optimizer.weight_dcay=0.1",
+            "command line  torchtune.optimizer.weight_dcay\n"
+            "  nothing reads 'optimizer.weight_dcay' with the base config base.yaml\n  did you mean 'weight_decay'?\n",
+        ),
+        ("optimizer.lr=1", "command line  optimizer.lr\n  unknown parameter 'optimizer.lr'\n  did you mean 'torchtune.optimizer.lr'?\n"),
+        (
+            "evaluation.generate.max_tokns=4",
+            "command line  evaluation.generate.max_tokns\n"
+            "  'max_tokns' is no generation setting of Inspect\n  did you mean 'max_tokens'?\n",
+        ),
+        ("evaluation.tasks=[capitalise]", "command line  evaluation.tasks\n  there is no task 'capitalise'\n  did you mean 'capitalize'?\n"),
+    ],
+)
+@pytest.mark.parametrize("mode", [[], ["--multirun"]])
+def test_a_wrong_override_is_named_before_anything_starts(
+    swept: tuple[Path, str], cruijff: Command, mode: list[str], word: str, message: str
+) -> None:
+    folder, _ = swept
+    mapping = (folder / "configs/run_mapping.yaml").read_text()
+    done = cruijff("run", folder, *mode, word)
+    assert done.returncode == 1
+    assert done.stderr.endswith(message)
+    assert "Traceback" not in done.stderr
+    assert (folder / "configs/run_mapping.yaml").read_text() == mapping
+
+
+def test_a_wrong_flag_exits_with_2(swept: tuple[Path, str], cruijff: Command) -> None:
+    assert cruijff("run", swept[0], "--multrun").returncode == 2
+    assert cruijff("generate", swept[0], "--froce").returncode == 2
+
+
+def test_run_refuses_when_the_experiment_changed_or_moved(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(swept[0], folder, symlinks=True)
+    done = cruijff("run", folder)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        f"the folder was moved or copied: its configs were generated for {swept[0]}\ncruijff-kit generate --force {folder}\n"
+    )
+    assert cruijff("generate", "--force", folder).returncode == 0
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    spec["controls"]["batch_size"] = 1
+    write_spec(folder, spec)
+    done = cruijff("run", folder, "--multirun")
+    assert done.returncode == 1
+    assert "experiment.yaml changed since generate" in done.stderr
+
+
+def test_hydras_own_flags_show_and_run_nothing(swept: tuple[Path, str], cruijff: Command) -> None:
+    folder, _ = swept
+    shown = cruijff("run", folder, "--cfg", "job", "lora_rank=3", "--resolve")
+    assert shown.returncode == 0, shown.stderr
+    config = yaml.safe_load(shown.stdout)
+    assert (config["lora_rank"], config["lora_alpha"], config["evaluation"]["tasks"]) == (3, 6, ["capitalize"])
+    plugins = cruijff("run", folder, "--info", "plugins")
+    assert "StagedLocalLauncher" in plugins.stdout and "GridSweeper" in plugins.stdout
+    plain = typed("python", "-m", "cruijff_kit", "--config-dir", folder / "configs", "--config-name", "multirun", "--cfg", "job", cwd=folder)
+    assert yaml.safe_load(plain.stdout)["lora_rank"] == 2
+
+
+def test_plain_hydra_runs_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = swept
+    words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "stages=[train]"]
+    done = typed("python", "-m", "cruijff_kit", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "run_001 train: done" in done.stderr
+
+
+def test_run_generates_first_if_nothing_was(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
+    folder = write_experiment(tmp_path / "fresh", tiny_model)
+    assert cruijff("run", folder, "--cfg", "job").returncode == 0
+    assert (folder / "configs/train_001.yaml").is_file()
+
+
+def test_a_parameter_on_the_command_line_beats_a_paired_variable(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
+    spec = specification(tiny_model)
+    spec["variables"] = {"adapter": [{"lora_rank": 2, "lora_alpha": 4}, {"lora_rank": 4, "lora_alpha": 8}]}
+    del spec["controls"]["lora_alpha"]
+    folder = write_experiment(tmp_path / "paired", tiny_model, spec)
+    done = cruijff("run", folder, "--multirun", "stages=[]", "lora_alpha=5")
+    assert done.returncode == 0, done.stderr
+    rows = yaml.safe_load((folder / "configs/run_mapping.yaml").read_text())["runs"]
+    assert [row["params"] for row in rows] == [
+        {"lora_rank": 2, "lora_alpha": 4},
+        {"lora_rank": 4, "lora_alpha": 8},
+        {"lora_rank": 2, "lora_alpha": 5},
+        {"lora_rank": 4, "lora_alpha": 5},
+    ]
+    first = cruijff("run", folder, "stages=[]", "lora_alpha=4")
+    assert first.returncode == 0, first.stderr
+    assert len(yaml.safe_load((folder / "configs/run_mapping.yaml").read_text())["runs"]) == 4

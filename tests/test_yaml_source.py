@@ -1,0 +1,280 @@
+import datetime
+
+import pytest
+
+from cruijff_kit.errors import ExperimentError
+from cruijff_kit.yaml_source import MAX_BYTES, format_key, parse_yaml, read_yaml
+
+
+def parse(text: str):
+    return parse_yaml(text, "experiment.yaml")
+
+
+def fault(text: str) -> str:
+    with pytest.raises(ExperimentError) as error:
+        parse(text)
+    return str(error.value)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4),
+        ("1e-5", 1e-5),
+        ("1E5", 1e5),
+        ("2.", 2.0),
+        (".5", 0.5),
+        ("1.e-8", 1e-8),
+        ("-0.10", -0.1),
+        ("16.0", 16.0),
+        ("16", 16),
+        ("+1", 1),
+        ("1_000", 1000),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("[]", []),
+        ("{}", {}),
+        ("[1, {b: [x]}]", [1, {"b": ["x"]}]),
+    ],
+)
+def test_a_value_is_what_yaml_1_2_says(text, value):
+    read = parse(f"a: {text}\n").data["a"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "y", "1:30", "12:30:45", "e5", "1e", "0x", "1.2.3", "3e-4 x"])
+def test_what_only_yaml_1_1_takes_for_something_else_is_text(text):
+    assert parse(f"a: {text}\n").data == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("'1e-5'", "1e-5"),
+        ('"true"', "true"),
+        ('"\\u00e9\\n"', "é\n"),
+        ("|\n  two\n  lines\n", "two\nlines\n"),
+        (">\n  two\n  lines\n", "two lines\n"),
+        ("${mul:2,${lora_rank}}", "${mul:2,${lora_rank}}"),
+    ],
+)
+def test_quoted_and_block_text_is_plain_text(text, value):
+    read = parse(f"a: {text}\n").data["a"]
+    assert read == value
+    assert type(read) is str
+
+
+def test_a_date_is_text_in_iso_form():
+    assert parse("a: 2025-10-22\nb: 2025-10-22 10:30:00\n").data == {"a": "2025-10-22", "b": "2025-10-22T10:30:00"}
+    assert datetime.date.fromisoformat(parse("a: 2025-10-22\n").data["a"])
+
+
+def test_an_alias_has_the_value_of_its_anchor():
+    text = "a: &a true\nb: *a\nc: &c 1e-5\nd: *c\ne: &e {x: [1]}\nf: *e\n"
+    data = parse(text).data
+    assert data == {"a": True, "b": True, "c": 1e-5, "d": 1e-5, "e": {"x": [1]}, "f": {"x": [1]}}
+    assert [type(value) for value in data.values()] == [bool, bool, float, float, dict, dict]
+    assert data["e"] is not data["f"]
+
+
+def test_a_merge_key_brings_the_keys_that_are_not_there():
+    assert parse("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n").data["b"] == {"x": 1, "y": 3}
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_values():
+    source = parse("\ufeffa: 1\r\nb: x\r\n")
+    assert source.data == {"a": 1, "b": "x"}
+    assert source.line(("b",)) == 2
+
+
+def test_values_are_plain_objects_all_the_way_down():
+    def types(node):
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return {type(node)}.union(*map(types, children))
+
+    text = "a: &a 0x1F\nb: 1_0\nc: 'q'\nd: |\n  x\ne: 1.50\nf: [*a, {g: true, h: 2025-01-01, i: null}]\n"
+    assert types(parse(text).data) == {dict, list, int, float, str, bool, type(None)}
+
+
+# Lines
+
+
+def test_each_key_and_list_entry_has_its_line():
+    source = parse(
+        "# comment\n"
+        "variables:\n"
+        "  adapter:\n"
+        "    - {lora_rank: 8,\n"
+        "       lora_alpha: 16}\n"
+        "    - lora_rank: 16\n"
+        "\n"
+        "      lora_alpha: 32\n"
+        "  seed: [1,\n"
+        "         2]\n"
+    )
+    assert dict(source.lines) == {
+        ("variables",): 2,
+        ("variables", "adapter"): 3,
+        ("variables", "adapter", 0): 4,
+        ("variables", "adapter", 0, "lora_rank"): 4,
+        ("variables", "adapter", 0, "lora_alpha"): 5,
+        ("variables", "adapter", 1): 6,
+        ("variables", "adapter", 1, "lora_rank"): 6,
+        ("variables", "adapter", 1, "lora_alpha"): 8,
+        ("variables", "seed"): 9,
+        ("variables", "seed", 0): 9,
+        ("variables", "seed", 1): 10,
+    }
+
+
+def test_a_key_that_is_not_there_has_the_line_of_its_nearest_parent():
+    source = parse("a:\n  b: 1\n")
+    assert source.line(("a", "c", "d")) == 1
+    assert source.line(("x",)) is None
+    assert source.line(()) is None
+
+
+def test_a_merged_key_has_the_line_of_the_mapping_that_it_is_merged_into():
+    assert parse("a: &a {x: 1}\nb:\n  <<: *a\n").line(("b", "x")) == 2
+
+
+def test_a_problem_stands_at_the_line_of_its_key():
+    source = parse("a:\n  - b: 1\n")
+    assert str(source.problem(("a", 0, "b"), "too small", "try 2")) == "experiment.yaml:2  a[0].b\n  too small\n  try 2"
+    assert str(source.problem(("c",), "odd", level="warning")) == "experiment.yaml  c\n  warning: odd"
+
+
+def test_a_key_path_is_written_as_one_would_say_it():
+    assert format_key(("variables", "adapter", 1, "lora_rank")) == "variables.adapter[1].lora_rank"
+    assert format_key(()) == ""
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    {
+        "a: 1\nb:\n  c: 1\n  c: 2\n": (
+            'experiment.yaml:4\n  invalid YAML: found duplicate key "c" with value "2" (original value: "1") (column 3)'
+        ),
+        "a: [1\nb: 2\n": "experiment.yaml:2\n  invalid YAML: expected ',' or ']', but got ':' (column 2)",
+        "a: 1\n b: 2\n": "experiment.yaml:2\n  invalid YAML: mapping values are not allowed here (column 3)",
+        "a:\n\tb: 1\n": "experiment.yaml:2\n  invalid YAML: found character '\\t' that cannot start any token (column 1)",
+        "a: 'x\n": "experiment.yaml:2\n  invalid YAML: found unexpected end of stream (column 1)",
+        "a: *b\n": "experiment.yaml:1\n  invalid YAML: found undefined alias 'b' (column 4)",
+        "a: 1\n---\nb: 1\n": "experiment.yaml:2\n  invalid YAML: but found another document (column 1)",
+        "- 1\n": "experiment.yaml:1\n  expected a mapping of keys to values",
+        "text\n": "experiment.yaml:1\n  expected a mapping of keys to values",
+        "": "experiment.yaml:1\n  expected a mapping of keys to values",
+        "# nothing\n": "experiment.yaml:1\n  expected a mapping of keys to values",
+        "1: a\n": "experiment.yaml:1  1\n  the key 1 is no text\n  write it in quotes: '1'",
+        "a:\n  true: b\n": "experiment.yaml:2  a.True\n  the key True is no text\n  write it in quotes: 'True'",
+        "~: b\n": "experiment.yaml:1  None\n  the key None is no text\n  write it in quotes: 'None'",
+        "a: .inf\n": "experiment.yaml:1  a\n  inf is no finite number",
+        "a: [1, -.INF]\n": "experiment.yaml:1  a[1]\n  -inf is no finite number",
+        "a: .nan\n": "experiment.yaml:1  a\n  nan is no finite number",
+        "a: 1e999\n": "experiment.yaml:1  a\n  inf is no finite number",
+        "a: !!set {x, y}\n": "experiment.yaml:1  a\n  a YAML tag or a value of type CommentedSet is not supported",
+        "a: !!binary aGk=\n": "experiment.yaml:1  a\n  a YAML tag or a value of type bytes is not supported",
+    }.items(),
+)
+def test_a_fault_is_said_with_its_place(text, expected):
+    assert fault(text) == expected
+
+
+def test_all_faults_of_a_file_are_said_together():
+    assert fault("a: .inf\nb:\n  1: x\nc: !!python/name:os.system x\n") == (
+        "experiment.yaml:1  a\n  inf is no finite number\n"
+        "experiment.yaml:3  b.1\n  the key 1 is no text\n  write it in quotes: '1'\n"
+        "experiment.yaml:4  c\n  a YAML tag or a value of type TaggedScalar is not supported"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    {
+        "!!python/name:os.system x": "TaggedScalar",
+        "!!python/object/apply:os.system ['touch x']": "CommentedSeq",
+        "!!python/object:os.system {x: 1}": "CommentedMap",
+        "!ours {x: 1}": "CommentedMap",
+        "!ours [1]": "CommentedSeq",
+    }.items(),
+)
+def test_a_tag_is_refused_whatever_it_stands_at(text, kind):
+    assert fault(f"a: {text}\n") == f"experiment.yaml:1  a\n  a YAML tag or a value of type {kind} is not supported"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&a\nb: *a\n", "a: &a [1, *a]\n", "a: &a {b: *a}\n", "a: &a\n  - b:\n    - *a\n", "a: &a\n  <<: *a\n"],
+)
+def test_an_alias_that_contains_itself_is_refused_and_not_read_as_null(text):
+    said = fault(text)
+    assert said.startswith("experiment.yaml:")
+    assert "an alias that contains itself" in said
+
+
+def test_values_nested_too_deeply_are_refused():
+    assert fault(f"a: {'[' * 60}{']' * 60}\n") == (
+        f"experiment.yaml  a{'[0]' * 50}\n  too many or too deeply nested values"
+    )
+    deeper = fault(f"a: {'[' * 400}{']' * 400}\n")
+    assert deeper.startswith("experiment.yaml\n  invalid YAML: maximum recursion depth exceeded")
+
+
+def test_aliases_of_aliases_that_make_a_huge_value_are_refused():
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi")]
+    assert fault("\n".join(lines)).endswith("\n  too many or too deeply nested values")
+
+
+def test_a_number_of_thousands_of_digits_is_refused():
+    assert fault(f"a: {'9' * 5000}\n").startswith("experiment.yaml\n  invalid YAML: Exceeds the limit (4300 digits)")
+
+
+# Files
+
+
+def test_a_file_that_is_not_there_is_named_with_its_folder(tmp_path):
+    with pytest.raises(ExperimentError) as error:
+        read_yaml(tmp_path / "experiment.yaml")
+    assert str(error.value) == (
+        f"experiment.yaml\n  no such file\n  write one there, or name the folder that holds it: {tmp_path}"
+    )
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "experiment.yaml").write_text("a: 1\n" + "#" * MAX_BYTES)
+    with pytest.raises(ExperimentError) as error:
+        read_yaml(tmp_path / "experiment.yaml")
+    assert str(error.value) == "experiment.yaml\n  1,000,005 bytes: an experiment has at most 1,000,000"
+
+
+def test_a_file_that_is_no_utf_8_or_no_file_cannot_be_read(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe9\n")
+    with pytest.raises(ExperimentError) as error:
+        read_yaml(tmp_path / "latin.yaml")
+    assert str(error.value) == (
+        "latin.yaml\n  cannot be read: 'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte"
+    )
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ExperimentError) as error:
+        read_yaml(tmp_path / "folder.yaml")
+    assert str(error.value) == f"folder.yaml\n  cannot be read: [Errno 21] Is a directory: '{tmp_path}/folder.yaml'"
+
+
+def test_a_file_is_read_with_its_name_and_lines(tmp_path):
+    (tmp_path / "experiment.yaml").write_text("# é\na: é\n", encoding="utf-8")
+    source = read_yaml(tmp_path / "experiment.yaml")
+    assert (source.file, source.data, dict(source.lines)) == ("experiment.yaml", {"a": "é"}, {("a",): 2})
