@@ -37,11 +37,15 @@ def run(folder: Path, words: list[str]) -> int:
 
     layout = Layout.of(load(folder))
     if run_mapping.read(layout) is None:
-        generate(folder)
+        generate(folder, confirm=_many)
     start = time.time()
     status = main(["--config-dir", str(layout.configs), "--config-name", layout.multirun.stem, *words])
     print_scores(folder, since=start)
     return status
+
+
+def _many(runs: int) -> None:
+    raise CruijffKitError(f"{runs} runs: generate them first: cruijff-kit generate DIR --yes")
 
 
 def main(words: Sequence[str]) -> int:
@@ -114,13 +118,14 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
     """
     from cruijff_kit import workspace
     from cruijff_kit.generate import change, check_current, plan
+    from cruijff_kit.paths import HIDDEN
 
     folder = Path(configs[0].experiment_dir)
-    check_place(configs[0], folder)
-    hidden = folder / ".cruijff-kit"
+    check_source(configs[0], folder)
+    hidden = folder / HIDDEN
     with workspace.locked(hidden):
         workspace.recover(hidden)
-        made = plan(folder, to_run=any("train" in config.stages for config in configs))
+        made = plan(folder, to_run=True, weights=any("train" in config.stages for config in configs))
         check_current(made)
         known = {run.identity: run for run in reversed(made.all_runs)}
         runs, problems = [], []
@@ -137,7 +142,7 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
     return _prepared(made, configs, runs)
 
 
-def check_place(config: DictConfig, folder: Path) -> None:
+def check_source(config: DictConfig, folder: Path) -> None:
     """That `config` came from `folder`: the multirun.yaml of a copied folder names the one that it was copied from.
 
     Raises:
@@ -145,13 +150,14 @@ def check_place(config: DictConfig, folder: Path) -> None:
     """
     from hydra.core.hydra_config import HydraConfig
 
+    from cruijff_kit.experiment import FILE_NAME
+    from cruijff_kit.generate import check_place
+
     hydra = config.hydra if "hydra" in config else HydraConfig.get()  # a launcher has it, a task function does not
     for source in hydra.runtime.config_sources:
-        if source.provider == "command-line" and folder not in Path(source.path).parents:
-            moved = next((parent for parent in Path(source.path).parents if (parent / "experiment.yaml").is_file()), source.path)
-            raise CruijffKitError(
-                f"the folder was moved or copied: its configs were generated for {folder}\ncruijff-kit generate --force {moved}"
-            )
+        if source.provider == "command-line":
+            above = (parent for parent in Path(source.path).parents if (parent / FILE_NAME).is_file())
+            check_place(folder, next(above, Path(source.path)))
 
 
 def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
@@ -163,41 +169,38 @@ def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
     number = 1 + max(int(run.id.removeprefix("run_")) for run in made.all_runs)
     width = len(made.runs[0].id) - len("run_")
     fresh = made.composer.run(f"run_{number:0{width}d}", point.params, point.settings, point.torchtune)
+    overrides.check_took_effect(point, fresh)
     if fresh.identity in known:
         return known[fresh.identity]
     faults = [problem for problem in training_checks.check_runs(made.composer, [fresh]) if problem.level == "error"]
     if faults:
         raise ExperimentError(faults)
-    row = replace(Row.of(fresh), added=True, settings=point.settings, torchtune=point.torchtune)
-    made.added[fresh.id] = (fresh, row)
+    made.rows[fresh.id] = replace(Row.of(fresh), added=True, settings=point.settings, torchtune=point.torchtune)
+    made.added.append(fresh)
     known[fresh.identity] = fresh
     return fresh
 
 
 def _prepared(made: Plan, configs: Sequence[DictConfig], runs: Sequence[Run]) -> Prepared:
+    """A config for each point, the same one for points that are equal; beside a sweep, the baseline's."""
+    from cruijff_kit import overrides
     from cruijff_kit.paths import BASELINE
 
     points: dict[tuple, DictConfig] = {}
+    baselines: dict[tuple, DictConfig] = {}
     filled = []
     for config, run in zip(configs, runs):
-        words = overrides_of_evaluation(made, config)
+        words = overrides.evaluation_words(made, config)
         key = (run.id, *config.stages, *words)
         if key not in points:
             points[key] = _filled(made, config, run.id, run.recipe, words)
         filled.append(points[key])
-    first = configs[0]
-    extras = []
-    if len(configs) > 1 and first.evaluation.enabled and first.evaluation.baseline and "eval" in first.stages:
-        base = _filled(made, first, BASELINE, "", overrides_of_evaluation(made, first))
-        base.stages = ["eval"]
-        extras.append(base)
-    return Prepared(filled, extras)
-
-
-def overrides_of_evaluation(made: Plan, config: DictConfig) -> list[str]:
-    from cruijff_kit import overrides
-
-    return overrides.evaluation_words(made, config)
+        in_sweep = "hydra" in config  # a launcher's config; a task function's has no such node
+        if in_sweep and config.evaluation.enabled and config.evaluation.baseline and "eval" in config.stages:
+            if tuple(words) not in baselines:
+                baselines[tuple(words)] = _filled(made, config, BASELINE, "", words)
+                baselines[tuple(words)].stages = ["eval"]
+    return Prepared(filled, list(baselines.values()))
 
 
 def _filled(made: Plan, config: DictConfig, name: str, recipe: str, words: Sequence[str]) -> DictConfig:
@@ -208,6 +211,9 @@ def _filled(made: Plan, config: DictConfig, name: str, recipe: str, words: Seque
 
     layout = made.layout
     config = copy.deepcopy(config)
+    wrong = [stage for stage in config.stages if stage not in ("train", "eval")]
+    if wrong or isinstance(config.stages, str):
+        raise CruijffKitError(f"stages={config.stages}: expected a list of train and eval: stages=[eval]")
     with open_dict(config):
         config.run = name
         config.stages = [stage for stage in config.stages if stage != "eval" or config.evaluation.enabled]
@@ -227,8 +233,6 @@ def run_point(config: DictConfig) -> None:
     if config.stage is None:
         config = prepare([config]).points[0]
     for stage in [config.stage] if config.stage else config.stages:
-        if stage not in config.commands:
-            raise CruijffKitError(f"stages: there is no stage '{stage}': train, eval")
         run_stage(config, stage)
 
 
@@ -245,7 +249,7 @@ def run_stage(config: DictConfig, stage: str) -> None:
 
 def _training(config: DictConfig) -> Any:
     from cruijff_kit.torchtune_catalog import read_config
-    from cruijff_kit.torchtune_config import output_dir_of, unescape
+    from cruijff_kit.config_tree import output_dir_of, unescape
     from cruijff_kit.train import Training
 
     train_config = Path(config.commands.train[-1])

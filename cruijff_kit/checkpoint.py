@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import torchtune_catalog
-from cruijff_kit.torchtune_config import normalised, unescape
+from cruijff_kit import torchtune_catalog, workspace
+from cruijff_kit.config_tree import unescape
+from cruijff_kit.identity import normalised
 
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
@@ -89,6 +89,17 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def older_than_config(model: Path, results: Path) -> str | None:
+    """That torchtune wrote its copy of the config, as it does when it starts, before it wrote these weights.
+
+    A training that was started again and cut short leaves the new config beside the old weights.
+    """
+    started = (results / CONFIG_COPY).stat().st_mtime_ns
+    if all((model / name).stat().st_mtime_ns >= started for name in shards(model)):
+        return None
+    return f"it is older than the training that {CONFIG_COPY} is of: train it again"
+
+
 def model_files(folder: Path) -> Iterator[Path]:
     """The files that make the model: all but adapters, which transformers would load on top of merged weights."""
     for path in sorted(folder.iterdir()):
@@ -115,22 +126,14 @@ def without_adapter(folder: Path, view: Path) -> None:
     """Makes `view` the model of `folder` without its adapter files: links to the others, or to the folder."""
     view.parent.mkdir(parents=True, exist_ok=True)
     if not any(path.name.startswith(ADAPTER_PREFIX) for path in folder.iterdir()):
-        _link(view, folder)
+        workspace.link(view, str(folder))
         return
     if view.is_symlink():
         view.unlink()
     view.mkdir(exist_ok=True)
     wanted = {path.name: path for path in model_files(folder)}
     for path in view.iterdir():
-        if path.name not in wanted:
-            path.unlink()
+        if path.name not in wanted and not path.name.startswith("."):
+            path.unlink(missing_ok=True)
     for name, target in wanted.items():
-        _link(view / name, target)
-
-
-def _link(link: Path, target: Path) -> None:
-    """Makes `link` point to `target`, in one step."""
-    if not link.is_symlink() or os.readlink(link) != str(target):
-        fresh = link.with_name(f".{link.name}.{os.getpid()}")
-        fresh.symlink_to(target)
-        os.replace(fresh, link)
+        workspace.link(view / name, str(target))

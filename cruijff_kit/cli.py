@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
     generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
-    generate.add_argument("--cluster", default="default", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
+    generate.add_argument("--cluster", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
     generate.set_defaults(function=_generate)
 
     text = "train and evaluate on this machine: one point, or with --multirun the sweep"

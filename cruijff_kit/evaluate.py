@@ -13,44 +13,16 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import atomic, checkpoint
-from cruijff_kit.errors import CruijffKitError, closest
+from cruijff_kit import checkpoint, evaluation_results
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.evaluation_request import TORCH_DTYPES, Request, check_model, override
+from cruijff_kit.evaluation_results import Weights
 from cruijff_kit.paths import HIDDEN
-
-TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-OVERRIDES = ("limit", "dtype", "device", "generate", "tasks")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an evaluation script asks for.
-
-    Args:
-        model: folder of a Hugging Face model.
-        train_config: the torchtune config that it must have been trained with; None for a base model.
-    """
-
-    run: str
-    model: Path
-    tasks: Sequence[Mapping[str, Any]]
-    experiment: str
-    folder: Path
-    results_dir: Path
-    dtype: str
-    device: str
-    generate: Mapping[str, Any]
-    limit: int | None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    train_config: Path | None = None
-
-    def shown(self, path: Path) -> str:
-        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
 
 
 def evaluate(**arguments: Any) -> None:
@@ -60,38 +32,8 @@ def evaluate(**arguments: Any) -> None:
     """
     from cruijff_kit.cli import report_faults
 
-    paths = {key: Path(arguments[key]) for key in ("model", "folder", "results_dir", "train_config") if key in arguments}
-    request = Request(**{**arguments, **paths})
+    request = Request.of(arguments)
     sys.exit(report_faults(lambda: _evaluate(override(request, sys.argv[1:]))))
-
-
-def override(request: Request, words: Sequence[str]) -> Request:
-    """`request` with `limit=5 generate.max_tokens=8 tasks=[domain_qa]` put in; values are YAML.
-
-    Raises:
-        CruijffKitError: a word names no setting, or a task that is not there.
-    """
-    if not words:
-        return request
-    from omegaconf import OmegaConf
-
-    for word in words:
-        name = word.split("=")[0].split(".")[0]
-        if "=" not in word or name not in OVERRIDES:
-            hint = closest(name, OVERRIDES) or f"settings are {', '.join(OVERRIDES)}"
-            raise CruijffKitError(f"{word}: no setting of an evaluation: {hint}")
-    given: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[assignment]
-    given["generate"] = {**request.generate, **(given.get("generate") or {})}
-    if "tasks" in given:
-        names = [given["tasks"]] if isinstance(given["tasks"], str) else given["tasks"]
-        known = {task["name"]: task for task in request.tasks}
-        for name in names:
-            if name not in known:
-                raise CruijffKitError(f"tasks: there is no task '{name}': {closest(str(name), known) or ', '.join(known)}")
-        given["tasks"] = [known[name] for name in names]
-    if given.get("dtype", request.dtype) not in TORCH_DTYPES:
-        raise CruijffKitError(f"dtype={given['dtype']}: expected {', '.join(TORCH_DTYPES)}")
-    return replace(request, **given)
 
 
 def _evaluate(request: Request) -> int:
@@ -102,20 +44,23 @@ def _evaluate(request: Request) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
     with contextlib.chdir(request.folder):
-        return _evaluate_tasks(request, checkpoint.digest(request.model), trained_with)
+        return _evaluate_tasks(request, Weights.of(request, trained_with))
 
 
-def _evaluate_tasks(request: Request, weights: str, trained_with: Mapping[str, Any]) -> int:
-    model = None
+def _evaluate_tasks(request: Request, weights: Weights) -> int:
+    # a task that cannot be built is found before the model is loaded
+    loaded = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task) for task in request.tasks]
+    model = _named_failure(f"Cannot load model: {request.shown(request.model)}", load_model, request)
     failed = []
-    for task in request.tasks:
-        loaded = load_task(task)
-        digest = _digest(request, task, loaded, weights)
-        model = model or _load_model(request)
-        log = _run_task(request, task, loaded, model, digest, {"weights": weights, "trained_with": trained_with})
-        results = _results(request, task, log, digest, weights, trained_with)
-        _write_results(request, task["name"], digest, results)
-        print(_line(results), flush=True)
+    for task, built in zip(request.tasks, loaded):
+        digest = task_digest(request, task, built, weights)
+        log_dir = request.results_dir / request.run / task["name"] / digest
+        print(f"{request.run} {task['name']}: {len(built.dataset)} samples", flush=True)
+        log = _run_task(request, built, model, log_dir, _metadata(request, task["name"], digest, weights))
+        weights.check_unchanged(request)
+        results = evaluation_results.summarise(request, task, log, digest, weights)
+        evaluation_results.write(results, log_dir)
+        print(evaluation_results.line(results), flush=True)
         if results["status"] != "success":
             failed.append(task["name"])
     if failed:
@@ -123,68 +68,40 @@ def _evaluate_tasks(request: Request, weights: str, trained_with: Mapping[str, A
     return 1 if failed else 0
 
 
-def check_model(request: Request) -> dict[str, Any]:
-    """That the weights are whole and are those of this run; what they were trained with instead of its config.
-
-    Another seed is the one thing that may differ: it makes a replicate of the
-    same run, and is written beside its scores. Where the seed is swept it may not.
-
-    Raises:
-        CruijffKitError: `Cannot load model: …` with the reason.
-    """
-    fault = checkpoint.fault(request.model)
-    other: dict[str, Any] = {}
-    if fault is None and request.train_config is not None:
-        results = Path(os.path.abspath(_output_dir(request.train_config)))
-        difference = checkpoint.differences(request.train_config, results, request.folder)
-        if isinstance(difference, str):
-            fault = difference
-        elif set(difference) - {"seed"} or ("seed" in difference and "seed" in request.params):
-            values = ", ".join(f"{key}={value!r}" for key, value in difference.items())
-            fault = f"it was trained with another config: {values}"
-        else:
-            other = difference
-    if fault is not None:
-        raise CruijffKitError(f"Cannot load model: {request.shown(request.model)}: {fault}")
-    if other:
-        print(f"warning: {request.run} was trained with {other}, not as its config says: recorded so", file=sys.stderr)
-    return other
-
-
-def _output_dir(train_config: Path) -> str:
-    from cruijff_kit.torchtune_catalog import read_config
-    from cruijff_kit.torchtune_config import unescape
-
-    return unescape(read_config(train_config)["output_dir"])
+def _named_failure(what: str, function: Callable[[Any], Any], argument: Any) -> Any:
+    """function(argument), where an exception from the user's code or files is the user's, with its traceback above."""
+    try:
+        return function(argument)
+    except Exception as error:
+        traceback.print_exc()
+        raise CruijffKitError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def load_task(task: Mapping[str, Any]) -> Any:
     """The Inspect Task that a function of the user's returns, called in the folder of its file."""
+    import inspect_ai
+
     path = Path(task["file"])
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"task_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last: a task file called datasets.py must not hide the library
     with contextlib.chdir(path.parent):  # so that data/x.jsonl is found beside it
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return getattr(module, task["function"])(**task["args"])
+        built = getattr(module, task["function"])(**task["args"])
+    if not isinstance(built, inspect_ai.Task):
+        raise TypeError(f"{task['function']}() returned a {type(built).__name__}, and no Task")
+    return built
 
 
-def _digest(request: Request, task: Mapping[str, Any], loaded: Any, weights: str) -> str:
-    """Digest of all that the scores depend on. Samples without their order: some tasks shuffle anew each time."""
-    samples = sorted(sample.model_dump_json(exclude={"id"}) for sample in loaded.dataset)
-    what = {
-        "weights": weights,
-        "file": hashlib.sha256(Path(task["file"]).read_bytes()).hexdigest(),
-        "function": task["function"],
-        "args": task["args"],
-        "samples": hashlib.sha256("\n".join(samples).encode()).hexdigest(),
-        "generate": dict(request.generate),
-        "limit": request.limit,
-        "dtype": request.dtype,
-        "device": request.device,
-    }
+def task_digest(request: Request, task: Mapping[str, Any], built: Any, weights: Weights) -> str:
+    """Digest of all that the scores depend on."""
+    samples = [sample.model_dump_json(exclude={"id"}) for sample in built.dataset]
+    if request.limit is None:
+        samples.sort()  # some tasks shuffle anew each time, and all samples are evaluated either way
+    what = {"weights": weights.digest, "samples": samples, **request.settings(task)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -193,7 +110,7 @@ def generation(request: Request) -> dict[str, Any]:
     return {key: value for key, value in request.generate.items() if key != "temperature" or value}
 
 
-def _load_model(request: Request) -> Any:
+def load_model(request: Request) -> Any:
     from inspect_ai.model import GenerateConfig, get_model
 
     view = Path(HIDDEN, "models", request.run, request.model.name if request.train_config else "model")
@@ -218,33 +135,33 @@ def has_chat_template(folder: Path) -> bool:
     return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
 
 
-def _log_dir(request: Request, task: str, digest: str) -> Path:
-    return request.results_dir / request.run / task / digest
-
-
-def _run_task(request: Request, task: Mapping[str, Any], loaded: Any, model: Any, digest: str, weights: Mapping[str, Any]) -> Any:
-    from inspect_ai import eval_set
-    from inspect_ai._util.error import PrerequisiteError
-
-    print(f"{request.run} {task['name']}: {len(loaded.dataset)} samples", flush=True)
-    metadata = {
+def _metadata(request: Request, task: str, digest: str, weights: Weights) -> dict[str, Any]:
+    """What the log says of where its scores come from."""
+    return {
         "experiment": request.experiment,
         "run": request.run,
         "params": dict(request.params),
-        "task": task["name"],
+        "task": task,
         "digest": digest,
-        "checkpoint": str(request.model),
+        "checkpoint": request.shown(request.model),
+        "weights": weights.digest,
+        "trained_with": dict(weights.trained_with),
         "dtype": request.dtype,
-        **weights,
     }
-    log_dir = _log_dir(request, task["name"], digest)
+
+
+def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata: Mapping[str, Any]) -> Any:
+    """The log of one task: a finished one that lies in `log_dir`, or a new one, or one that is gone on with."""
+    from inspect_ai import eval_set
+    from inspect_ai._util.error import PrerequisiteError
+
     try:
         _, logs = eval_set(
-            tasks=[loaded],
+            tasks=[built],
             model=model,
             log_dir=str(log_dir),
             limit=request.limit,
-            metadata=metadata,
+            metadata=dict(metadata),
             display="none",
             log_realtime=False,
             retry_attempts=1,
@@ -253,60 +170,3 @@ def _run_task(request: Request, task: Mapping[str, Any], loaded: Any, model: Any
     except PrerequisiteError as error:  # an older log there, which this version of Inspect or of the task does not go on with
         raise CruijffKitError(f"{request.shown(log_dir)}: {error}\nmove that folder away to evaluate anew") from error
     return logs[0]
-
-
-def _results(request: Request, task: Mapping[str, Any], log: Any, digest: str, weights: str, trained_with: Mapping[str, Any]) -> dict[str, Any]:
-    """results.json: the log in short. Scores of a task that ended in error are none."""
-    done = log.status == "success"
-    scores = log.results.scores if done and log.results else []
-    location = log.location.removeprefix("file://")
-    return {
-        "experiment": request.experiment,
-        "run": request.run,
-        "task": task["name"],
-        "status": log.status,
-        "error": log.error.message if log.error else None,
-        "scores": [
-            {"scorer": score.name, "metrics": {name: metric.value for name, metric in score.metrics.items()}} for score in scores
-        ],
-        "samples": {
-            "total": log.results.total_samples if log.results else None,
-            "completed": log.results.completed_samples if log.results else None,
-        },
-        "params": dict(request.params),
-        "trained_with": dict(trained_with),
-        "checkpoint": request.shown(request.model),
-        "weights": weights,
-        "weights_stamp": checkpoint.stamp(request.model),
-        "train_config": _identity(request),
-        "dtype": request.dtype,
-        "generate": dict(request.generate),
-        "limit": request.limit,
-        "digest": digest,
-        "log": request.shown(Path(location)),
-    }
-
-
-def _identity(request: Request) -> str | None:
-    if request.train_config is None:
-        return None
-    from cruijff_kit.torchtune_catalog import read_config
-    from cruijff_kit.torchtune_config import identity
-
-    return identity(read_config(request.train_config), request.folder)
-
-
-def _write_results(request: Request, task: str, digest: str, results: Mapping[str, Any]) -> None:
-    """Beside its logs, where it stays, and one folder up as the latest."""
-    folder = _log_dir(request, task, digest)
-    atomic.write_json(folder / "results.json", results)
-    atomic.write_json(folder.parent / "results.json", results)
-
-
-def _line(results: Mapping[str, Any]) -> str:
-    if results["status"] != "success":
-        return f"{results['run']} {results['task']}: {results['status']}: {results['error']}"
-    metrics = ", ".join(
-        f"{score['scorer']} {name} {value:.4g}" for score in results["scores"] for name, value in score["metrics"].items()
-    )
-    return f"{results['run']} {results['task']}: {metrics}"

@@ -152,7 +152,8 @@ def load(folder: Path) -> Experiment:
     folder = Path(os.path.abspath(folder))
     source = read_yaml(folder / FILE_NAME)
     try:
-        spec = Specification.model_validate(source.data)
+        # `controls:` with nothing below it is empty
+        spec = Specification.model_validate({key: value for key, value in source.data.items() if value is not None})
     except ValidationError as error:
         raise ExperimentError(_problem(source, fault) for fault in error.errors()) from None
     experiment = Experiment(folder, source, spec)
@@ -232,7 +233,7 @@ def _check_paths(experiment: Experiment) -> list[Problem]:
         ("framework_config", "base_config"): spec.framework_config.base_config,
         ("evaluation", "tasks_dir"): spec.evaluation.tasks_dir,
         **{("output", key): value for key, value in spec.output.model_dump().items()},
-        **_datasets(experiment),
+        **datasets(experiment),
     }
     problems = []
     for path, text in paths.items():
@@ -244,7 +245,7 @@ def _check_paths(experiment: Experiment) -> list[Problem]:
     return problems
 
 
-def _datasets(experiment: Experiment) -> dict[KeyPath, str]:
+def datasets(experiment: Experiment) -> dict[KeyPath, str]:
     """The datasets that are named by a text, and where."""
     found: dict[KeyPath, Any] = {("controls", "dataset"): experiment.spec.controls.get("dataset")}
     for name, values in experiment.spec.variables.items():
@@ -254,7 +255,7 @@ def _datasets(experiment: Experiment) -> dict[KeyPath, str]:
                 found[path] = value
             elif isinstance(value, dict):
                 found[*path, "dataset"] = value.get("dataset")
-    return {path: value for path, value in found.items() if isinstance(value, str)}
+    return {path: value for path, value in found.items() if isinstance(value, str) and "${" not in value}
 
 
 def _check_output(experiment: Experiment) -> list[Problem]:
@@ -263,10 +264,13 @@ def _check_output(experiment: Experiment) -> list[Problem]:
     folders = {key: experiment.path(value) for key, value in experiment.spec.output.model_dump().items()}
     for key, folder in folders.items():
         others = [other for name, other in folders.items() if name != key]
+        others += [experiment.folder / name for name in (".cruijff-kit", "scripts")]
+        if experiment.spec.evaluation.tasks_dir:
+            others.append(experiment.path(experiment.spec.evaluation.tasks_dir))
         if experiment.folder not in folder.parents:
             what = f"'{folder}' is not inside the experiment's folder"
-        elif any(folder == other or other in folder.parents for other in others):
-            what = f"'{folder}' is another folder of `output`, or inside it"
+        elif any(folder == other or (other in folder.parents and other != experiment.folder) for other in others):
+            what = f"'{folder}' is in use for something else, or inside such a folder"
         else:
             continue
         problems.append(experiment.source.problem(("output", key), what))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 from cruijff_kit import inspect_eval, inspect_tasks, multirun_config, run_mapping, slurm_scripts, sweep, training_checks, workspace, yaml_text
 from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, load
-from cruijff_kit.paths import BASELINE, Layout, run_id
+from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
+from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run
+from cruijff_kit.config_tree import is_computed
 from cruijff_kit.torchtune_config import Composer, load_composer
 
 MANY_RUNS = 100
@@ -25,13 +29,17 @@ class Plan:
 
     Args:
         runs: those of the sweep, in its order.
-        added: those that came from overrides, with their rows.
+        added: those that came from overrides, and are no points of the sweep.
+        rows: the rows of runs that came from overrides, whether or not the sweep has them now.
+        old: what run_mapping.yaml holds.
         warnings: what is no fault and should be known.
     """
 
     composer: Composer
     runs: list[Run]
-    added: dict[str, tuple[Run, Row]]
+    added: list[Run]
+    rows: dict[str, Row]
+    old: RunMapping | None
     warnings: list[Problem]
 
     @property
@@ -44,15 +52,16 @@ class Plan:
 
     @property
     def all_runs(self) -> list[Run]:
-        return [*self.runs, *(run for run, _ in self.added.values())]
+        return [*self.runs, *self.added]
 
 
-def plan(folder: Path, to_run: bool = False) -> Plan:
+def plan(folder: Path, to_run: bool = False, weights: bool = False, force: bool = False) -> Plan:
     """Everything that generate would write for the experiment in `folder`, checked.
 
     Args:
-        to_run: training is about to start: weights that are missing are then an error for all, and data
-            that vanished since generate is left to the trainings that read it.
+        to_run: stages are about to start: data that vanished since generate is left to the trainings that read it.
+        weights: trainings are among them: weights that are missing are then an error.
+        force: a run_mapping.yaml that cannot be read counts as none.
 
     Raises:
         ExperimentError: every fault that was found.
@@ -65,15 +74,16 @@ def plan(folder: Path, to_run: bool = False) -> Plan:
         raise ExperimentError([*problems, *error.problems]) from None
     problems += training_checks.check_names(composer)
     _raise_errors(problems)
-    rows = run_mapping.read(Layout.of(experiment))
-    runs, added = _compose(composer, rows.added if rows else [])
+    old = run_mapping.read(composer.layout, force)
+    rows = {row.id: row for row in (old.added if old else [])}
+    runs, added = _compose(composer, rows)
     problems += training_checks.check_runs(composer, runs, data=not to_run)
-    problems += training_checks.check_weights(composer, runs[0], to_run)
+    problems += training_checks.check_weights(composer, runs[0], weights)
     if experiment.spec.evaluation.enabled:
         problems += training_checks.check_evaluable(composer, runs[0])
     problems += _check_size(experiment, len(runs))
     _raise_errors(problems)
-    return Plan(composer, runs, added, problems)
+    return Plan(composer, runs, added, rows, old, problems)
 
 
 def _raise_errors(problems: list[Problem]) -> None:
@@ -91,37 +101,36 @@ def _check_size(experiment: Experiment, runs: int) -> list[Problem]:
     return problems
 
 
-def _compose(composer: Composer, added: Iterable[Row]) -> tuple[list[Run], dict[str, tuple[Run, Row]]]:
-    """The sweep's runs and the added ones. Numbers of added runs are theirs; a point equal to one takes its place."""
-    experiment = composer.experiment
-    points = list(sweep.points(experiment))
-    kept = {row.id: (composer.run(row.id, row.params, row.settings, row.torchtune), row) for row in added}
-    by_identity = {run.identity: run.id for run, _ in kept.values()}
-    numbers = (name for number in range(len(points) + len(kept)) if (name := run_id(number, len(points))) not in kept)
-    runs = []
-    for params in points:
-        run = _compose_point(composer, next(numbers), params)
-        if run.identity in by_identity:
-            run = _compose_point(composer, by_identity.pop(run.identity), params)
-            kept.pop(run.id, None)
-        runs.append(run)
-    return runs, kept
+def _compose(composer: Composer, rows: dict[str, Row]) -> tuple[list[Run], list[Run]]:
+    """The sweep's runs, and those that came from overrides: their numbers are theirs, and a point equal to one has its."""
+    points = [_compose_point(composer, params) for params in sweep.points(composer.experiment)]
+    added = {name: composer.run(name, row.params, row.settings, row.torchtune) for name, row in rows.items()}
+    theirs = {run.identity: name for name, run in added.items()}
+    numbers = (name for number in itertools.count() if (name := run_id(number, len(points))) not in added)
+    runs = [composer.named(run, theirs[run.identity] if run.identity in theirs else next(numbers)) for run in points]
+    taken = {run.id for run in runs}
+    return runs, [run for name, run in added.items() if name not in taken]
 
 
-def _compose_point(composer: Composer, name: str, params: dict) -> Run:
-    from omegaconf.errors import OmegaConfBaseException
+def _compose_point(composer: Composer, params: dict) -> Run:
+    """The run of one point, without a number yet."""
+    settings = {**composer.experiment.controls, **params}
+    faults = composer.unresolved(settings)
+    if not faults:
+        run = composer.run("", params, settings)
+        computed = {name: run.settings[name] for name in composer.experiment.controls if is_computed(settings[name])}
+        faults = {name: PARAMETERS[name].fault(value) for name, value in computed.items() if name in PARAMETERS}
+        if not any(faults.values()):
+            return run
+    else:
+        faults = {name: f"does not resolve: {why}" for name, why in faults.items()}
+    problem = composer.experiment.source.problem
+    raise ExperimentError(problem(("controls", name), what) for name, what in faults.items() if what)
 
-    experiment = composer.experiment
-    try:
-        return composer.run(name, params, {**experiment.controls, **params})
-    except OmegaConfBaseException as error:
-        computed = [key for key, value in experiment.controls.items() if isinstance(value, str) and "${" in value]
-        what = f"does not resolve: {str(error).splitlines()[0]}"
-        raise ExperimentError([experiment.source.problem(("controls", key), what) for key in computed]) from None
 
-
-def change(made: Plan, cluster: str = "default") -> workspace.Change:
-    """What generate writes, whether or not it is there already."""
+def change(made: Plan, cluster: str | None = None) -> workspace.Change:
+    """What generate writes, whether or not it is there already; for the profile of last time if `cluster` is None."""
+    cluster = cluster or (made.old.cluster if made.old else "default")
     layout, composer, experiment = made.layout, made.composer, made.experiment
     files = {layout.multirun: multirun_config.render(composer)}
     links = {}
@@ -138,9 +147,8 @@ def change(made: Plan, cluster: str = "default") -> workspace.Change:
         files[layout.script("eval")] = slurm_scripts.render(experiment, made.all_runs, "eval", profile)
         if experiment.spec.evaluation.baseline:
             files[layout.eval_script(BASELINE)] = inspect_eval.render_baseline(composer, made.runs[0])
-    old = run_mapping.read(layout)
-    files[layout.run_mapping] = _mapping_text(made, old)
-    ids = [BASELINE, *(row.id for row in old.rows)] if old else []
+    files[layout.run_mapping] = _mapping_text(made, cluster)
+    ids = [BASELINE, *(row.id for row in made.old.rows)] if made.old else []
     ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval")}
     return workspace.Change(files, links, tuple(sorted(ours - files.keys())))
 
@@ -158,13 +166,13 @@ def train_config_text(made: Plan, run: Run) -> str:
     return yaml_text.header(lines) + yaml_text.dump_yaml(run.config)
 
 
-def _mapping_text(made: Plan, old: RunMapping | None) -> str:
+def _mapping_text(made: Plan, cluster: str) -> str:
     """Like the old one to the letter if only the time would differ."""
-    rows = tuple([*map(Row.of, made.runs), *(row for _, row in made.added.values())])
+    rows = tuple(replace(made.rows[run.id], params=run.params) if run.id in made.rows else Row.of(run) for run in made.all_runs)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, rows)
-    same = old is not None and replace(new, generated_at=old.generated_at).render() == replace(old).render()
-    return replace(new, generated_at=old.generated_at).render() if old and same else new.render()
+    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, rows, cluster)
+    same = made.old and replace(new, generated_at=made.old.generated_at).render()
+    return same if made.old and same == made.old.render() else new.render()
 
 
 def generate(
@@ -172,12 +180,13 @@ def generate(
     *,
     dry_run: bool = False,
     force: bool = False,
-    cluster: str = "default",
+    cluster: str | None = None,
     confirm: Callable[[int], None] = lambda runs: None,
 ) -> Plan:
     """Writes what `folder`'s experiment.yaml asks for.
 
     Args:
+        cluster: the profile of scripts/; None for that of last time.
         confirm: called with the number of runs where there are many; raises to stop.
 
     Raises:
@@ -185,13 +194,24 @@ def generate(
         CruijffKitError: files that differ are in the way and `force` was not given, or writing failed.
     """
     folder = Path(os.path.abspath(folder))
-    if (folder / ".cruijff-kit" / "pending").is_dir():
-        with workspace.locked(folder / ".cruijff-kit"):
-            workspace.recover(folder / ".cruijff-kit")
-    made = plan(folder)
-    wanted = change(made, cluster)
-    if dry_run:
-        return made
+    load(folder)  # a folder without a readable experiment.yaml is not ours to lock
+    hidden = folder / HIDDEN
+    fresh = not hidden.exists()
+    written = False
+    try:
+        with workspace.locked(hidden):
+            workspace.recover(hidden)
+            made = plan(folder, force=force)
+            if not dry_run:
+                _write(made, change(made, cluster), force, confirm)
+                written = True
+    finally:
+        if fresh and not written:  # the folder stays as it was
+            shutil.rmtree(hidden, ignore_errors=True)
+    return made
+
+
+def _write(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[[int], None]) -> None:
     differing = wanted.differing()
     if differing and not force:
         raise CruijffKitError(_differing_text(made, differing))
@@ -199,9 +219,7 @@ def generate(
     if needed:
         if len(made.runs) >= MANY_RUNS:
             confirm(len(made.runs))
-        with workspace.locked(made.layout.hidden):
-            workspace.write(needed, folder, made.layout.hidden)
-    return made
+        workspace.write(needed, made.experiment.folder, made.layout.hidden)
 
 
 def _differing_text(made: Plan, differing: list[Path]) -> str:
@@ -211,6 +229,18 @@ def _differing_text(made: Plan, differing: list[Path]) -> str:
     return f"there already, and not what experiment.yaml asks for now:\n{shown}{more}\nnothing was written; to write them anew: cruijff-kit generate --force {made.experiment.folder}"
 
 
+def check_place(generated: Path, folder: Path) -> None:
+    """That `folder` is the one that its configs were generated for: they hold absolute paths.
+
+    Raises:
+        CruijffKitError: it was moved or copied since.
+    """
+    if generated != folder and not (generated.exists() and generated.samefile(folder)):
+        raise CruijffKitError(
+            f"the folder was moved or copied: its configs were generated for {generated}\ncruijff-kit generate --force {folder}"
+        )
+
+
 def check_current(made: Plan) -> None:
     """That configs/ is what experiment.yaml asks for.
 
@@ -218,17 +248,11 @@ def check_current(made: Plan) -> None:
         CruijffKitError: the folder was moved, or experiment.yaml or a generated file changed since.
     """
     folder, layout = made.experiment.folder, made.layout
-    mapping = run_mapping.read(layout)
-    if mapping is None:
+    if made.old is None:
         raise CruijffKitError(f"nothing was generated yet: cruijff-kit generate {folder}")
-    if mapping.experiment_dir != str(folder):
-        raise CruijffKitError(
-            f"the folder was moved or copied: its configs were generated for {mapping.experiment_dir}\n"
-            f"cruijff-kit generate --force {folder}"
-        )
+    check_place(Path(made.old.experiment_dir), folder)
     wanted = change(made)
-    scripts = (layout.script("train"), layout.script("eval"))  # another cluster profile may have rendered them
-    stale = [path for path in [*wanted.needed().files, *wanted.removals] if path not in scripts and (path in wanted.files or path.exists())]
+    stale = [*wanted.needed().files, *wanted.needed().removals]
     if stale:
         names = ", ".join(layout.relative(path) for path in stale[:5]) + (", …" if len(stale) > 5 else "")
         raise CruijffKitError(

@@ -8,7 +8,8 @@ from typing import Any
 
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.sweep import Run
-from cruijff_kit.torchtune_config import Composer, output_dir_of
+from cruijff_kit.config_tree import output_dir_of
+from cruijff_kit.torchtune_config import Composer
 
 SCRIPT = '''\
 """Evaluation of {run} of {name}.

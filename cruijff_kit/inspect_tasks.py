@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import EvaluationTask, Experiment
@@ -75,12 +76,33 @@ def check(experiment: Experiment) -> list[Problem]:
     problems = []
     for index, task in enumerate(evaluation.tasks):
         problems += _check_task(experiment, folder, index, task)
-    settings = generate_settings()
-    for name in evaluation.generate:
-        if settings and name not in settings:
-            what = f"'{name}' is no generation setting of Inspect"
-            problems.append(problem(("evaluation", "generate", name), what, closest(name, settings)))
+    for name, what, hint in generate_faults(evaluation.generate):
+        problems.append(problem(("evaluation", "generate", name), what, hint))
     return problems
+
+
+def generate_faults(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """The generation settings that Inspect does not have, or whose number cannot be: name, what, and a hint."""
+    known = generate_settings()
+    for name, value in settings.items():
+        if known and name not in known:
+            yield name, f"'{name}' is no generation setting of Inspect", closest(name, known)
+        elif name in _NUMBERS and not _NUMBERS[name][1](value):
+            yield name, f"expected {_NUMBERS[name][0]}, got {value!r}", None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+_NUMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("max_tokens", "max_connections"), ("a whole number of at least 1", _is_count)),
+    **dict.fromkeys(("temperature", "top_p"), ("a number of at least 0", _is_number)),
+}
 
 
 def _check_task(experiment: Experiment, folder: Path, index: int, task: EvaluationTask) -> list[Problem]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cruijff_kit import yaml_text
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import is_parameter
-from cruijff_kit.torchtune_config import Composer, escape
+from cruijff_kit.config_tree import escape, set_dotted
+from cruijff_kit.torchtune_config import Composer
 
 # The keys of `evaluation` that an override may change for one `run`; eval scripts take the same.
 EVALUATION_KEYS = ("enabled", "baseline", "limit", "dtype", "generate")
@@ -27,7 +29,7 @@ def render(composer: Composer) -> str:
     defaults = ["cruijff_kit", {"override hydra/launcher": "staged_local"}, {"override hydra/sweeper": "grid"}, {"override hydra/job_logging": "stdout"}, "_self_"]
     sweeper: dict[str, Any] = {"params": params(experiment)}
     if experiment.spec.exclude:
-        sweeper["exclude"] = [{_hydra_key(name): value for name, value in partial.items()} for partial in experiment.spec.exclude]
+        sweeper["exclude"] = list(excluded(experiment))
     values = {
         "defaults": defaults,
         "experiment_dir": escape(str(experiment.folder)),
@@ -46,21 +48,29 @@ def evaluation(experiment: Experiment) -> dict[str, Any]:
 
 
 def root(composer: Composer) -> dict[str, Any]:
-    """Each parameter name with its value at the first point; paired variables stand at null, their first entry."""
+    """Each parameter name with its value at the first point, and the dotted variables below `torchtune`.
+
+    What stands at null is as in the first point: paired variables, and mappings, which Hydra would merge.
+    """
     experiment = composer.experiment
+    variables = experiment.spec.variables
     values = {name: _escaped(value) for name, value in composer.base_settings.items()}
     for name, value in experiment.controls.items():
         if name in PARAMETERS:
-            values[name] = value  # a computed control stays computed
-    for name, entries in experiment.spec.variables.items():
+            values[name] = None if isinstance(value, dict) else value  # a computed control stays computed
+    for name, entries in variables.items():
         if name in PARAMETERS:
-            values[name] = _escaped(entries[0])
-    paired = {name: entries for name, entries in experiment.spec.variables.items() if not is_parameter(name)}
+            values[name] = None if isinstance(entries[0], dict) else _escaped(entries[0])
+    paired = {name: entries for name, entries in variables.items() if not is_parameter(name)}
     for name, entries in paired.items():
         for key in dict.fromkeys(key for entry in entries for key in entry if key in PARAMETERS):
-            default = entries[0].get(key, values.get(key))
-            values[key] = f"${{oc.select:{name}.{key},{value_text(default)}}}"
-    return {**values, **dict.fromkeys(paired)}
+            # with an entry that leaves it out it is the base's; at null it is the first entry's, which `run` puts in
+            values[key] = f"${{oc.select:{name}.{key},{value_text(values.get(key))}}}"
+    raw: dict[str, Any] = {}
+    for name, entries in variables.items():
+        if name not in PARAMETERS and is_parameter(name) and not isinstance(entries[0], dict):
+            set_dotted(raw, name, _escaped(entries[0]))
+    return {**values, **dict.fromkeys(paired), "torchtune": raw}
 
 
 def params(experiment: Experiment) -> dict[str, str]:
@@ -69,6 +79,21 @@ def params(experiment: Experiment) -> dict[str, str]:
         _hydra_key(name): ",".join(value_text(value) for value in values)
         for name, values in experiment.spec.variables.items()
     }
+
+
+def excluded(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """`exclude` in the sweep's own keys: parameters within paired values become the entries that hold them."""
+    variables = experiment.spec.variables
+    for partial in experiment.spec.exclude:
+        plain = {_hydra_key(name): value for name, value in partial.items() if name in variables}
+        inner = {name: value for name, value in partial.items() if name not in variables}
+        choices = []
+        for variable, entries in variables.items():
+            here = {} if is_parameter(variable) else {key: inner[key] for key in inner if any(key in entry for entry in entries)}
+            if here:
+                choices.append([(variable, entry) for entry in entries if all(entry.get(key) == value for key, value in here.items())])
+        for combination in itertools.product(*choices):
+            yield {**plain, **dict(combination)}
 
 
 def _hydra_key(name: str) -> str:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import inspect_tasks, sweep
+from cruijff_kit import inspect_tasks, multirun_config, sweep
 from cruijff_kit.errors import ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS
-from cruijff_kit.torchtune_config import find
+from cruijff_kit.sweep import torchtune_key
+from cruijff_kit.config_tree import find, is_computed, set_dotted, unescape
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from cruijff_kit.experiment import Experiment
     from cruijff_kit.generate import Plan
+    from cruijff_kit.sweep import Run
+    from cruijff_kit.torchtune_config import Composer
 
 COMMAND_LINE = "command line"
+
+NOT_BELOW_TORCHTUNE = {
+    "output_dir": "is the run's own folder: results_dir in experiment.yaml says where they lie",
+    "checkpointer.checkpoint_dir": "is the model's folder: set framework_config.model_dir",
+    "checkpointer.output_dir": "is where the evaluation looks: set it in controls._override",
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,8 @@ class Point:
     """One point, as a config describes it.
 
     Args:
-        params: what sets it apart: the variables, and all that an override changed.
-        settings: every parameter's value.
+        params: what sets it apart: the variables, and all that the command line changed.
+        settings: the controls, the variables, and what the command line changed.
         torchtune: raw keys, merged into the torchtune config last.
     """
 
@@ -36,65 +46,84 @@ class Point:
 
 
 def read(made: Plan, config: DictConfig) -> Point:
-    """The point of `config`.
+    """The point of `config`: as experiment.yaml has it, but for what differs from the generated multirun.yaml.
 
     Raises:
-        ExperimentError: an override has a value of the wrong type, or a key below `torchtune` that nothing reads.
+        ExperimentError: an override has a value of the wrong type, or a key that nothing reads.
     """
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
     composer, experiment = made.composer, made.experiment
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    paired = {name: entries for name, entries in experiment.spec.variables.items() if not sweep.is_parameter(name)}
-    with open_dict(config):
-        for name, entries in paired.items():
-            if config[name] is None:  # not overridden: as in the first point
-                config[name] = entries[0]
-    plain = {name: config[name] for name in composer.base_settings if not OmegaConf.is_interpolation(config, name)}
-    _raise_faults(_value_faults(made, OmegaConf.to_container(OmegaConf.create(plain))))
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    given = _given(made, values)
-    dotted = {key: value for name in paired for key, value in values[name].items() if key not in PARAMETERS}
-    raw = {**dotted, **dict(_leaves(values["torchtune"]))}
-    _raise_faults([*_value_faults(made, given), *_raw_faults(made, raw)])
-    controls = {name: value for name, value in experiment.controls.items() if name not in PARAMETERS}
-    return Point({**_params(made, given), **raw}, {**controls, **given}, _nested(raw))
-
-
-def _given(made: Plan, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that have a value; None counts where the base config has the key."""
-    composer = made.composer
-    return {
-        name: values[name]
+    usual = multirun_config.root(composer)
+    given: dict[str, Any] = {name: _plain(OmegaConf.to_container(config)[name]) for name in usual}  # type: ignore[index]
+    raw = {".".join(path): value for path, value in sweep.leaves(given.pop("torchtune"))}
+    variables = _variables(experiment, given, raw)
+    changed = {
+        name: given[name]
         for name in composer.base_settings
-        if values[name] is not None or (name != "dataset" and find(composer.merged, PARAMETERS[name].key) is not None)
+        if name not in experiment.spec.variables and given[name] != _plain(usual[name])
     }
+    for name in variables:
+        raw.pop(name, None)
+    _raise_faults([*_value_faults({**variables, **changed}), *_raw_faults(composer, {**raw, **_dotted(variables)})])
+    params = {**variables, **changed, **raw}
+    return Point(params, {**experiment.controls, **variables, **changed}, _nested(raw))
 
 
-def _params(made: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `given` is swept, or is not what experiment.yaml and the base config make it."""
-    composer = made.composer
-    swept = {name: given[name] for name in made.runs[0].params if name in given}
-    controls = {name: value for name, value in made.experiment.controls.items() if name in PARAMETERS}
-    usual = composer.resolve({**composer.base_settings, **controls, **swept})
-    return {name: value for name, value in given.items() if name in swept or value != usual[name]}
+def _variables(experiment: Experiment, given: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each variable at this point, paired ones flattened; one that was left alone has its first."""
+    values = {}
+    for name, entries in experiment.spec.variables.items():
+        there = given if name in given else raw
+        values[name] = entries[0] if there.get(name) is None and (name not in PARAMETERS or isinstance(entries[0], dict)) else there[name]
+    return sweep.flatten(values)
 
 
-def _value_faults(made: Plan, given: Any) -> list[Problem]:
-    """Values of the wrong type; the base config's own are not ours to judge."""
-    usual = made.composer.base_settings
-    faults = {name: PARAMETERS[name].fault(value) for name, value in given.items() if value != usual[name]}
-    return [Problem(COMMAND_LINE, fault, name) for name, fault in faults.items() if fault]
+def _plain(value: Any) -> Any:
+    """Text as it was before it was written for OmegaConf; computed values are left to the composer."""
+    return unescape(value) if isinstance(value, str) and "\\${" in value else value
 
 
-def _raw_faults(made: Plan, raw: Mapping[str, Any]) -> list[Problem]:
-    faults = {key: made.composer.key_fault(key) for key in raw}
-    what = f"with the base config {made.composer.base_name}"
-    return [
-        Problem(COMMAND_LINE, f"nothing reads '{key}' {what}", f"torchtune.{key}", fix=fault or None)
-        for key, fault in faults.items()
-        if fault is not None
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in PARAMETERS}
+
+
+def _value_faults(values: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for name, value in values.items():
+        if name in PARAMETERS and not is_computed(value):
+            fault = PARAMETERS[name].fault(value)
+            problems += [Problem(COMMAND_LINE, fault, name)] if fault else []
+        elif not sweep.is_parameter(name):
+            problems.append(Problem(COMMAND_LINE, f"unknown parameter '{name}'", name, fix=closest(name, PARAMETERS)))
+    return problems
+
+
+def _raw_faults(composer: Composer, raw: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for key in raw:
+        fault = composer.key_fault(key)
+        if key in NOT_BELOW_TORCHTUNE:
+            problems.append(Problem(COMMAND_LINE, f"'{key}' {NOT_BELOW_TORCHTUNE[key]}", f"torchtune.{key}"))
+        elif fault is not None:
+            what = f"nothing reads '{key}' with the base config {composer.base_name}"
+            problems.append(Problem(COMMAND_LINE, what, f"torchtune.{key}", fix=fault or None))
+    return problems
+
+
+def check_took_effect(point: Point, run: Run) -> None:
+    """That what the command line set stands in the composed config.
+
+    Raises:
+        ExperimentError: `_override`, which is merged last, has another value.
+    """
+    problems = [
+        Problem(COMMAND_LINE, f"'{name}' is set by controls._override, which is merged last", name, fix=f"torchtune.{torchtune_key(name)}=… beats it")
+        for name in point.params
+        if name in run.settings and name != "dataset" and find(run.config, torchtune_key(name)) != run.settings[name]
+        if find(point.torchtune, torchtune_key(name)) is None
     ]
+    _raise_faults(problems)
 
 
 def _raise_faults(problems: list[Problem]) -> None:
@@ -102,23 +131,10 @@ def _raise_faults(problems: list[Problem]) -> None:
         raise ExperimentError(problems)
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, name)
-        else:
-            yield name, value
-
-
 def _nested(raw: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in raw.items():
-        *parents, leaf = key.split(".")
-        node = nested
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[leaf] = value
+        set_dotted(nested, key, value)
     return nested
 
 
@@ -136,11 +152,16 @@ def evaluation_words(made: Plan, config: DictConfig) -> list[str]:
     spec = made.experiment.spec.evaluation
     values: dict[str, Any] = OmegaConf.to_container(config.evaluation, resolve=True)  # type: ignore[assignment]
     tasks = values.pop("tasks")
-    problems = []
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    problems = [
+        Problem(COMMAND_LINE, f"experiment.yaml has no {what} to run", f"evaluation.{key}", fix=f"set evaluation.{key} there, and generate")
+        for key, what in (("enabled", "evaluation"), ("baseline", "baseline"))
+        if values[key] and not getattr(spec, key)
+    ]
     try:
         Evaluation.model_validate(values)
     except ValidationError as error:
-        problems = [
+        problems += [
             Problem(COMMAND_LINE, f"{fault['msg']}, got {fault['input']!r}", ".".join(["evaluation", *map(str, fault["loc"])]))
             for fault in error.errors()
         ]
@@ -148,12 +169,11 @@ def evaluation_words(made: Plan, config: DictConfig) -> list[str]:
     for name in tasks:
         if name not in names:
             problems.append(Problem(COMMAND_LINE, f"there is no task '{name}'", "evaluation.tasks", fix=closest(str(name), names)))
-    known = inspect_tasks.generate_settings()
-    for name in values["generate"]:
-        if known and name not in known:
-            problems.append(Problem(COMMAND_LINE, f"'{name}' is no generation setting of Inspect", f"evaluation.generate.{name}", fix=closest(name, known)))
+    for name, what, hint in inspect_tasks.generate_faults(values["generate"]):
+        problems.append(Problem(COMMAND_LINE, what, f"evaluation.generate.{name}", fix=hint))
     _raise_faults(problems)
     changed = {key: values[key] for key in ("limit", "dtype") if values[key] != getattr(spec, key)}
-    changed |= {f"generate.{key}": value for key, value in values["generate"].items() if value != spec.generate.get(key)}
+    generate = {**dict.fromkeys(spec.generate), **values["generate"]}  # one that was removed is null
+    changed |= {f"generate.{key}": value for key, value in generate.items() if value != spec.generate.get(key)}
     changed |= {"tasks": tasks} if tasks != names else {}
     return [f"{key}={json.dumps(value)}" for key, value in changed.items()]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import checkpoint, run_mapping
+from cruijff_kit.evaluation_request import Request
 from cruijff_kit.experiment import Experiment, load
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.run_mapping import Row
@@ -20,6 +21,7 @@ class Score:
 
     Args:
         state: `success`, or why there is no score: `not evaluated`, `error`, `stale: …`.
+        note: settings of this evaluation that are not those of experiment.yaml: `limit=5`.
     """
 
     run: str
@@ -31,12 +33,14 @@ class Score:
     stderr: float | None
     samples: int | None
     state: str
+    note: str = ""
 
 
 def print_scores(folder: Path, since: float) -> None:
     """The scores of every run of the experiment in `folder`, if one was made after the time `since`."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     experiment = load(folder)
@@ -53,11 +57,13 @@ def print_scores(folder: Path, since: float) -> None:
         table.add_column(heading, overflow="fold")
     for heading in ("value", "stderr", "samples"):
         table.add_column(heading, justify="right")
+    if any(row.note for row in rows):
+        table.add_column("other settings")
     for row in rows:
-        params = [str(row.params.get(name, "")) for name in names]
-        value = row.state if row.value is None else f"{row.value:.4f}"
+        params = [escape(str(row.params.get(name, ""))) for name in names]
+        value = escape(row.state) if row.value is None else f"{row.value:.4f}"
         stderr = "" if row.stderr is None else f"{row.stderr:.4f}"
-        table.add_row(row.run, *params, row.task, f"{row.scorer} {row.metric}", value, stderr, str(row.samples or ""))
+        table.add_row(row.run, *params, row.task, f"{row.scorer} {row.metric}", value, stderr, str(row.samples or ""), *([escape(row.note)] if row.note else []))
     console = Console()
     if not console.is_terminal:
         console.width = 1000  # a pipe has no edge to wrap at
@@ -74,18 +80,37 @@ def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:
 
 def _task_scores(experiment: Experiment, run: str, row: Row | None, task: str) -> Iterator[Score]:
     params = dict(row.params) if row else {}
-    path = Layout.of(experiment).run_eval_results(run) / task / "results.json"
+    layout = Layout.of(experiment)
+    path = layout.run_eval_results(run) / task / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        note = _other_settings(layout.eval_script(run), task, results["settings"])
         state = _stale(experiment, row, results) or results["status"]
+        params |= results["trained_with"]
     except FileNotFoundError:
         state = "not evaluated"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         state = f"unreadable: {error}"
-    if state != "success":
-        yield Score(run, params, task, "", "", None, None, None, state)
+    if state == "success" and note != STALE:
+        yield from _from_log(run, params, task, experiment.folder / results["log"], note)
         return
-    yield from _from_log(run, params | results["trained_with"], task, experiment.folder / results["log"])
+    yield Score(run, params, task, "", "", None, None, None, STALE if state == "success" else state)
+
+
+STALE = "stale: of another version of the task"
+
+
+def _other_settings(script: Path, task: str, settings: dict[str, Any]) -> str:
+    """What was evaluated otherwise than the run's script says, `limit=5`; STALE if it was another task."""
+    request = Request.in_script(script)
+    wanted = request.settings(next(item for item in request.tasks if item["name"] == task))
+    if any(wanted[name] != settings[name] for name in ("function", "args", "files")):
+        return STALE
+    generate = {f"generate.{name}": settings["generate"].get(name) for name in {**wanted["generate"], **settings["generate"]}}
+    usual = {f"generate.{name}": wanted["generate"].get(name) for name in {**wanted["generate"], **settings["generate"]}}
+    there = {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}
+    here = {**{name: wanted[name] for name in ("limit", "dtype", "device")}, **usual}
+    return " ".join(f"{name}={value}" for name, value in there.items() if value != here[name])
 
 
 def _stale(experiment: Experiment, row: Row | None, results: dict[str, Any]) -> str | None:
@@ -99,7 +124,7 @@ def _stale(experiment: Experiment, row: Row | None, results: dict[str, Any]) -> 
     return None if stamp == results["weights_stamp"] else "stale: of other weights"
 
 
-def _from_log(run: str, params: dict[str, Any], task: str, log: Path) -> Iterator[Score]:
+def _from_log(run: str, params: dict[str, Any], task: str, log: Path, note: str) -> Iterator[Score]:
     from inspect_ai.log import read_eval_log
 
     try:
@@ -111,4 +136,4 @@ def _from_log(run: str, params: dict[str, Any], task: str, log: Path) -> Iterato
         stderr = score.metrics.get("stderr")
         for name, metric in score.metrics.items():
             if name != "stderr":
-                yield Score(run, params, task, score.name, name, metric.value, stderr and stderr.value, results.completed_samples, "success")
+                yield Score(run, params, task, score.name, name, metric.value, stderr and stderr.value, results.completed_samples, "success", note)

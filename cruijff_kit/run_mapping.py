@@ -46,12 +46,18 @@ class Row:
 
 @dataclass(frozen=True)
 class RunMapping:
-    """The whole file. `experiment_dir` is where it was generated: its configs hold absolute paths."""
+    """The whole file.
+
+    Args:
+        experiment_dir: where it was generated: the configs hold absolute paths.
+        cluster: the profile of scripts/.
+    """
 
     experiment_name: str
     experiment_dir: str
     generated_at: str
     rows: tuple[Row, ...]
+    cluster: str = "default"
 
     @property
     def added(self) -> list[Row]:
@@ -66,6 +72,7 @@ class RunMapping:
                 "experiment_name": self.experiment_name,
                 "experiment_dir": self.experiment_dir,
                 "generated_at": self.generated_at,
+                "cluster": self.cluster,
                 "cruijff_kit": __version__,
                 "total_runs": len(self.rows),
                 "runs": [row.as_dict() for row in self.rows],
@@ -73,11 +80,14 @@ class RunMapping:
         )
 
 
-def read(layout: Layout) -> RunMapping | None:
+def read(layout: Layout, force: bool = False) -> RunMapping | None:
     """The mapping of an experiment's folder, or None if nothing was generated there.
 
+    Args:
+        force: a file that cannot be read counts as none.
+
     Raises:
-        ExperimentError: the file is there and is none of ours.
+        ExperimentError: the file is there and cannot be read.
     """
     import yaml
 
@@ -89,9 +99,12 @@ def read(layout: Layout) -> RunMapping | None:
             data["experiment_dir"],
             data["generated_at"],
             tuple(Row(**row) for row in data["runs"]),
+            data["cluster"],
         )
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        if force:
+            return None
         what = f"cannot be read: {error}"
         raise ExperimentError([Problem(layout.relative(path), what, fix="cruijff-kit generate --force writes it anew")]) from None

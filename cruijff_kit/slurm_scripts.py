@@ -58,7 +58,12 @@ def profile(name: str) -> dict[str, Any]:
     if path is None:
         names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         raise CruijffKitError(f"no cluster profile '{name}': {closest(name, names) or 'there are ' + ', '.join(names)}")
-    stages = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        stages = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CruijffKitError(f"{path} cannot be read: {error}") from None
+    if not isinstance(stages, dict) or not all(isinstance(values, dict | None) for values in stages.values()):
+        raise CruijffKitError(f"{path}: expected the stages train and eval, with their options below")
     for stage, values in stages.items():
         for key, value in (values or {}).items():
             if stage not in ("train", "eval") or key not in (*OPTIONS, "setup"):

@@ -132,7 +132,7 @@ def _check_set_once(experiment: Experiment) -> list[Problem]:
     for name in experiment.controls:
         if torchtune_key(name) in owner:
             problems.append(problem(("controls", name), f"'{name}' is a variable too", "keep it in one of the two"))
-    for path in _leaves(experiment.override):
+    for path, _ in leaves(experiment.override):
         for key, name in owner.items():
             dotted = ".".join(path)
             if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
@@ -141,12 +141,13 @@ def _check_set_once(experiment: Experiment) -> list[Problem]:
     return problems
 
 
-def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path to each value below `node` that is no mapping, and the value."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(value, (*path, key))
+            yield from leaves(value, (*path, key))
     elif path:
-        yield path
+        yield path, node
 
 
 def _check_exclude(experiment: Experiment) -> list[Problem]:

@@ -7,25 +7,26 @@ torchtune_catalog.
 from __future__ import annotations
 
 import copy
-import hashlib
+import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cruijff_kit import torchtune_catalog
+from cruijff_kit.config_tree import Config, escape, find, is_computed, move, set_dotted, unescape
 from cruijff_kit.errors import ExperimentError, closest
 from cruijff_kit.experiment import Experiment
+from cruijff_kit.identity import identity
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.paths import Layout
 from cruijff_kit.sweep import Run, torchtune_key
 from cruijff_kit.yaml_source import KeyPath
-
-Config = dict[str, Any]
 
 # How datasets.load_dataset names the builder of each kind of local file.
 DATA_FILES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -77,16 +78,21 @@ class Composer:
         digest = identity(config, self.experiment.folder)
         return Run(run_id, dict(params), resolved, recipe_for(self.recipe, config), config, digest)
 
+    def named(self, run: Run, run_id: str) -> Run:
+        """`run` under a number: with its own folder of results."""
+        config = {**run.config, "output_dir": escape(str(self.layout.run_results(run_id)))}
+        return replace(run, id=run_id, config=config)
+
     def resolve(self, settings: Mapping[str, Any]) -> Config:
         """`settings` with their interpolations computed; a name that is not set has the base config's value."""
         scope = {**self.base_settings, **settings}
-        return {name: self._computed(name, scope) if _is_computed(value) else value for name, value in settings.items()}
+        return {name: self._computed(name, scope) if is_computed(value) else value for name, value in settings.items()}
 
     def _computed(self, name: str, scope: Mapping[str, Any]) -> Any:
         """The value of a computed setting. OmegaConf takes milliseconds, and most points share the names it is of."""
         used, new = {name}, {name}
         while new:
-            text = " ".join(scope[key] for key in new if _is_computed(scope[key]))
+            text = " ".join(scope[key] for key in new if is_computed(scope[key]))
             new = {word for word in re.findall(r"[A-Za-z_]\w*", text) if word in scope} - used
             used |= new
         key = json.dumps([name, {other: scope[other] for other in sorted(used)}])
@@ -118,8 +124,12 @@ class Composer:
         for name in sorted(settings, key=lambda name: torchtune_key(name).count(".")):
             if name == "dataset":
                 self._set_dataset(config, settings[name])
+            elif name.endswith("._component_"):
+                nested: Config = {}
+                set_dotted(nested, name, settings[name])
+                _merge(config, nested)
             else:
-                _set(config, torchtune_key(name), settings[name])
+                set_dotted(config, torchtune_key(name), settings[name])
         config = _merge(_merge(config, self.experiment.override), raw or {})
         self._absolute_data_files(config)
         return config
@@ -127,17 +137,44 @@ class Composer:
     def _set_dataset(self, config: Config, value: str | Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             config["dataset"] = copy.deepcopy(dict(value))
-        elif kind := DATA_FILES.get(Path(value).suffix):
+        elif kind := DATA_FILES.get(Path(value).suffix.lower()):
             config["dataset"].update(source=kind, data_files=value, split="train")
         else:
             config["dataset"]["source"] = value
+            config["dataset"].pop("data_files", None)
 
     def _absolute_data_files(self, config: Config) -> None:
         """torchtune would read a relative path from wherever it is started."""
         dataset = config.get("dataset")
         for node in dataset if isinstance(dataset, list) else [dataset]:
-            if isinstance(node, dict) and isinstance(node.get("data_files"), str) and "://" not in node["data_files"]:
-                node["data_files"] = escape(str(self.experiment.path(node["data_files"])))
+            files = node.get("data_files") if isinstance(node, dict) else None
+            if files:
+                node["data_files"] = self._absolute(files)
+
+    def _absolute(self, files: Any) -> Any:
+        """datasets takes a file, a list of them, or either by split."""
+        if isinstance(files, dict):
+            return {split: self._absolute(file) for split, file in files.items()}
+        if isinstance(files, list):
+            return [self._absolute(file) for file in files]
+        if not isinstance(files, str) or "://" in files:
+            return files
+        try:
+            return escape(str(self.experiment.path(files)))
+        except ValueError:  # an interpolation that does not resolve: said by training_checks
+            return files
+
+    def unresolved(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """The computed settings that do not resolve, and why."""
+        from omegaconf.errors import OmegaConfBaseException
+
+        scope, faults = {**self.base_settings, **settings}, {}
+        for name in (name for name, value in settings.items() if is_computed(value)):
+            try:
+                self._computed(name, scope)
+            except (OmegaConfBaseException, TypeError, ArithmeticError) as error:
+                faults[name] = str(error).splitlines()[0]
+        return faults
 
     def key_fault(self, key: str) -> str | None:
         """Why nothing would read the torchtune key `key`: '' where no closest match is near, else None."""
@@ -148,7 +185,9 @@ class Composer:
         text = find(config, "checkpointer.checkpoint_dir")
         if not isinstance(text, str) or not text.startswith("${output_dir}/"):
             return None
-        return Path(unescape(config["output_dir"]), text.removeprefix("${output_dir}/"))
+        folder = Path(unescape(config["output_dir"]))
+        link = Path(os.path.normpath(folder / text.removeprefix("${output_dir}/")))
+        return link if folder in link.parents else None
 
 
 def key_fault(config: Config, key: str, recipe_source: str) -> str | None:
@@ -192,16 +231,30 @@ def load_composer(experiment: Experiment) -> Composer:
     else:
         hint = closest(framework.base_config, named) or "a torchtune config, or a .yaml file"
         raise ExperimentError([problem(place, f"base config '{framework.base_config}' not found", f"{hint}\n`tune ls` lists them all")])
-    if "." not in recipe and "/" not in recipe and recipe not in torchtune_catalog.recipes():
-        what = f"recipe '{recipe}' not found"
-        raise ExperimentError([problem(("framework_config", "recipe"), what, closest(recipe, torchtune_catalog.recipes()))])
+    if recipe not in torchtune_catalog.recipes() and not _importable(recipe, experiment.folder):
+        what, hint = f"recipe '{recipe}' not found", closest(recipe, torchtune_catalog.recipes())
+        fix = "a recipe of your own is named as a module that can be imported: package.recipe" if "." in recipe or "/" in recipe else hint
+        raise ExperimentError([problem(("framework_config", "recipe"), what, fix)])
     base = _read_base(experiment, path)
     own = find(base, "checkpointer.checkpoint_dir")
     if not isinstance(own, str):
         raise ExperimentError([problem(place, f"'{framework.base_config}' has no checkpointer.checkpoint_dir", "name the folder of the base weights there")])
+    if "${" in own and framework.model_dir is None:
+        what = f"'{framework.base_config}' does not say where the base weights lie: its checkpointer.checkpoint_dir is {own}"
+        raise ExperimentError([problem(place, what, "set framework_config.model_dir")])
     model_dir = str(experiment.path(framework.model_dir or own))
-    base = _move(base, own.rstrip("/"), escape(model_dir))
+    base = move(base, own.rstrip("/"), escape(model_dir))
     return Composer(experiment, base, recipe, framework.base_config, model_dir, torchtune_catalog.download_command(path))
+
+
+def _importable(recipe: str, folder: Path) -> bool:
+    """Whether `tune run`, started in `folder`, finds the module; its packages are not imported for that."""
+    parts = recipe.replace("/", ".").split(".")
+    if not all(part.isidentifier() for part in parts):
+        return False
+    package = importlib.util.find_spec(parts[0])
+    roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
+    return any(Path(root, *parts).with_suffix(".py").is_file() for root in [*roots, folder, *map(Path, sys.path)])
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:
@@ -217,17 +270,6 @@ def _read_base(experiment: Experiment, path: Path) -> Config:
     return base
 
 
-def _move(node: Any, old: str, new: str) -> Any:
-    """`node` with the folder `old` replaced by `new` wherever a path starts with it."""
-    if isinstance(node, dict):
-        return {key: _move(value, old, new) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_move(value, old, new) for value in node]
-    if isinstance(node, str) and (node.rstrip("/") == old or node.startswith(f"{old}/")):
-        return (new + node[len(old) :]).rstrip("/")
-    return node
-
-
 def recipe_for(recipe: str, config: Mapping[str, Any]) -> str:
     """What `tune run` is given: our recipe where torchtune's own is wrong on a CPU.
 
@@ -237,22 +279,6 @@ def recipe_for(recipe: str, config: Mapping[str, Any]) -> str:
     if config.get("device") == "cpu" and merges:
         recipe = CPU_RECIPES.get(recipe, recipe)
     return recipe.replace(".", "/")
-
-
-def find(config: Any, key: str) -> Any:
-    """The value at a dotted key, or None."""
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            return None
-        config = config[part]
-    return config
-
-
-def _set(config: Config, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        config = config.setdefault(part, {})
-    config[leaf] = value
 
 
 def _merge(config: Config, override: Mapping[str, Any]) -> Config:
@@ -276,49 +302,3 @@ def dropped_arguments(config: Mapping[str, Any], override: Mapping[str, Any]) ->
     return [key for key in config if key != "_component_" and key not in override and not signature.accepts(key)]
 
 
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, str) and "${" in value
-
-
-def escape(text: str) -> str:
-    """`text` with OmegaConf's `${` taken literally."""
-    return text.replace("${", "\\${")
-
-
-def unescape(text: str) -> str:
-    return text.replace("\\${", "${")
-
-
-def output_dir_of(config: Mapping[str, Any], key: str) -> Path | None:
-    """The folder at `key`, with `${output_dir}` put in; None if it is not set."""
-    text = find(config, key)
-    if not isinstance(text, str):
-        return None
-    return Path(os.path.abspath(unescape(text.replace("${output_dir}", config["output_dir"]))))
-
-
-def normalised(config: Mapping[str, Any], folder: Path) -> Config:
-    """What `config` trains: without where its results, its model and its folder lie."""
-    what = {key: value for key, value in config.items() if key != "output_dir"}
-    what = _whole_numbers(_move(what, escape(str(folder)), "."))
-    checkpointer = {**(what.get("checkpointer") or {}), "checkpoint_dir": "<model>"}
-    tokenizer = {
-        key: "<model>" if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in (what.get("tokenizer") or {}).items()
-    }
-    return {**what, "checkpointer": checkpointer, "tokenizer": tokenizer}
-
-
-def identity(config: Mapping[str, Any], folder: Path) -> str:
-    """Digest of what `config` trains, wherever it lies."""
-    text = json.dumps(normalised(config, folder), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _whole_numbers(node: Any) -> Any:
-    """16.0 and 16 train the same."""
-    if isinstance(node, dict):
-        return {key: _whole_numbers(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_whole_numbers(value) for value in node]
-    return int(node) if isinstance(node, float) and node.is_integer() else node

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cruijff_kit import checkpoint, stage_command, torchtune_catalog, training_checks
+from cruijff_kit import checkpoint, stage_command, torchtune_catalog, training_checks, workspace
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.paths import HIDDEN
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Training:
     def fault(self) -> str | None:
         """Why this training is not finished, or None."""
         fault = checkpoint.fault(self.model)
-        if fault is None:
-            difference = checkpoint.differences(self.train_config, self.results, self.folder)
-            fault = difference if isinstance(difference, str) else ", ".join(difference) and f"trained with another {', '.join(difference)}"
-        return fault or None
+        if fault is not None:
+            return fault
+        difference = checkpoint.differences(self.train_config, self.results, self.folder)
+        if difference:
+            return difference if isinstance(difference, str) else f"trained with another {', '.join(difference)}"
+        return checkpoint.older_than_config(self.model, self.results)
 
 
 def train(training: Training) -> None:
@@ -44,6 +47,11 @@ def train(training: Training) -> None:
         CruijffKitError: its data cannot be trained on, the command failed, or it ended well without the
             checkpoint that it should have written.
     """
+    with workspace.locked(training.folder / HIDDEN / "training" / training.run):  # two at once would write one folder
+        _train(training)
+
+
+def _train(training: Training) -> None:
     if training.fault() is None:
         print(f"{training.run} is trained already: {training.model}", flush=True)
         return

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import torchtune_catalog
+from cruijff_kit import data_files, sweep, torchtune_catalog
 from cruijff_kit.errors import Problem
-from cruijff_kit.experiment import Experiment
+from cruijff_kit.experiment import Experiment, datasets
+from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import Run, is_parameter, torchtune_key
-from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, dropped_arguments, find, output_dir_of, unescape
+from cruijff_kit.config_tree import find, is_computed, output_dir_of, unescape
+from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, dropped_arguments, key_fault
 from cruijff_kit.yaml_source import KeyPath
 
 HF_CHECKPOINTER_BLOCK = f"""add under controls:
@@ -26,22 +28,24 @@ HF_CHECKPOINTER_BLOCK = f"""add under controls:
 
 def places(experiment: Experiment) -> dict[str, KeyPath]:
     """Where each parameter is set: its control, its variable, or its first paired value."""
-    found: dict[str, KeyPath] = {name: ("controls", name) for name in experiment.controls}
+    found: dict[str, KeyPath] = {name: ("controls", name) for name in experiment.spec.controls}
     for name, values in experiment.spec.variables.items():
         if is_parameter(name):
             found[name] = ("variables", name)
         for index, value in enumerate(values if not is_parameter(name) else ()):
-            for key in value:
+            for key in value if isinstance(value, dict) else ():
                 found.setdefault(key, ("variables", name, index, key))
     return found
 
 
 def check_names(composer: Composer) -> list[Problem]:
     """Parameters that the base config has no place for, and `_override` keys that nothing accepts."""
-    experiment, problems = composer.experiment, []
+    experiment, problems = composer.experiment, _check_datasets(composer)
     problem = experiment.source.problem
     set_names = places(experiment)
     for name, path in set_names.items():
+        if not is_parameter(name):
+            continue  # said by sweep
         key = torchtune_key(name)
         if name in ("lora_rank", "lora_alpha") and not torchtune_catalog.is_lora(composer.merged):
             problems.append(problem(path, f"'{name}' needs a LoRA config, and {composer.base_name} is none"))
@@ -51,16 +55,48 @@ def check_names(composer: Composer) -> list[Problem]:
             what = f"'{name}'" if name == key else f"'{name}' sets {key}, which"
             problems.append(problem(path, f"{what} is not read with the base config {composer.base_name}", fault or None))
     for name, other in (("lora_rank", "lora_alpha"), ("lora_alpha", "lora_rank")):
-        if name in set_names and other not in set_names:
+        if name in set_names and (other not in set_names or _left_out(experiment, name, other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
             problems.append(problem(set_names[name], f"'{name}' is set and '{other}' is not", fix))
     return problems + _check_override(composer)
 
 
+def _left_out(experiment: Experiment, name: str, other: str) -> bool:
+    """Whether some paired entry sets `name`, and `other` stands in other entries only."""
+    if other in experiment.controls or other in experiment.spec.variables:
+        return False
+    entries = [entry for values in experiment.spec.variables.values() for entry in values if isinstance(entry, dict)]
+    return any(name in entry and other not in entry for entry in entries)
+
+
+def _check_datasets(composer: Composer) -> list[Problem]:
+    """That a dataset given as text is a file of a known kind or a Hub id, and that the base config has one dataset."""
+    experiment, problems = composer.experiment, []
+    for path, text in datasets(experiment).items():
+        known = Path(text).suffix.lower() in DATA_FILES
+        if not isinstance(composer.merged.get("dataset"), dict):
+            what = f"{composer.base_name} has no single dataset that '{text}' could replace"
+            problems.append(experiment.source.problem(path, what, "give the whole dataset as a mapping"))
+        elif not known and (_is_path(experiment, text) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)):
+            what = f"'{text}' is neither a Hub id nor a file of a known kind"
+            problems.append(experiment.source.problem(path, what, f"files end in {', '.join(DATA_FILES)}"))
+    return problems
+
+
+def _is_path(experiment: Experiment, text: str) -> bool:
+    """Whether a text that could be a Hub id is meant as a path: of something, or in a folder, that is there."""
+    path = experiment.path(text)
+    return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
+
+
 def _check_override(composer: Composer) -> list[Problem]:
     problem, override = composer.experiment.source.problem, composer.experiment.override
     problems = []
-    if "save_adapter_weights_only" in (override.get("checkpointer") or {}):
+    if "output_dir" in override:
+        what = "output_dir is each run's own folder"
+        problems.append(problem(("controls", "_override", "output_dir"), what, "output.results_dir says where they lie"))
+    problems += [*_override_kinds(composer), *_override_beats(composer), *_override_unread(composer)]
+    if isinstance(override.get("checkpointer"), dict) and "save_adapter_weights_only" in override["checkpointer"]:
         path = ("controls", "_override", "checkpointer", "save_adapter_weights_only")
         what = "torchtune reads save_adapter_weights_only at the root, and fails on it below checkpointer"
         problems.append(problem(path, what, "add under controls:\n  save_adapter_weights_only: true"))
@@ -70,6 +106,45 @@ def _check_override(composer: Composer) -> list[Problem]:
             what = f"{new['_component_']} does not accept {', '.join(dropped)}: dropped"
             problems.append(problem(("controls", "_override", *path), what, level="warning"))
     return problems
+
+
+def _override_kinds(composer: Composer) -> Iterator[Problem]:
+    """Values of `_override` that cannot be: of a parameter's wrong type, or text where the base has a mapping."""
+    problem, override = composer.experiment.source.problem, composer.experiment.override
+    kinds = {parameter.key: parameter for name, parameter in PARAMETERS.items() if name != "dataset"}
+    for path, value in sweep.leaves(override):
+        key, place = ".".join(path), ("controls", "_override", *path)
+        parameter = kinds.get(key)
+        fault = parameter.fault(value) if parameter and not is_computed(value) else None
+        if isinstance(find(composer.base, key), dict) and not isinstance(value, dict) and key != "dataset":
+            fault = f"expected a mapping, got {value!r}"
+        elif key == "checkpointer.checkpoint_dir" and not isinstance(value, str):
+            fault = f"expected a folder, got {value!r}"
+        elif key.startswith("checkpointer.checkpoint_files") and weight_files(find(override, "checkpointer.checkpoint_files")) is None:
+            fault = "expected a list of file names, or filename_format and max_filename"
+        if fault:
+            yield problem(place, fault)
+
+
+def _override_beats(composer: Composer) -> Iterator[Problem]:
+    experiment = composer.experiment
+    for name, value in experiment.controls.items():
+        other = find(experiment.override, torchtune_key(name))
+        if other is not None and other != value:
+            what = f"'{name}' is set to {other!r} by _override, which is merged last"
+            yield experiment.source.problem(("controls", name), what, "keep it in one of the two", level="warning")
+
+
+def _override_unread(composer: Composer) -> Iterator[Problem]:
+    """Keys of `_override` that the base config has not, and neither its component nor the recipe accepts."""
+    experiment = composer.experiment
+    for path, _ in sweep.leaves(experiment.override):
+        key = ".".join(path)
+        where = composer.base if find(experiment.override, ".".join(path[:-1]) + "._component_") is None else composer.merged
+        fault = key_fault(where, key, composer.recipe_source)
+        if fault is not None and key != "checkpointer.save_adapter_weights_only":
+            what = f"nothing reads '{key}'"
+            yield experiment.source.problem(("controls", "_override", *path), what, fault or None, level="warning")
 
 
 def _changed_components(base: Any, override: Any, path: KeyPath) -> Iterator[tuple[KeyPath, dict, dict]]:
@@ -94,10 +169,25 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
             what = f"{run.id} and {seen[run.identity]} compose to the same torchtune config"
             problems[experiment.source.problem(("variables",), what, "remove one of the two points")] = None
         seen.setdefault(run.identity, run.id)
-        for fault in (*config_faults(experiment, run.config), *(data_faults(run.config) if data else ())):
+        for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
             place = where.get(fault.name, ("framework_config", "base_config"))
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return list(problems)
+
+
+def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
+    """An interpolation, other than of output_dir, that torchtune could not resolve."""
+    if "${" not in str({key: value for key, value in config.items()}).replace("${output_dir}", ""):
+        return
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+    except OmegaConfBaseException as error:
+        root = str(error.full_key or "").split(".")[0].split("[")[0]
+        name = root if root in experiment.spec.controls else "_override"
+        yield Fault(name, f"{error.full_key} does not resolve: {str(error).splitlines()[0]}")
 
 
 @dataclass(frozen=True)
@@ -110,62 +200,71 @@ class Fault:
     level: str = "error"
 
 
-def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
+# They merge LoRA into the live weights on a CPU as lora_finetune_single_device does, and have no recipe of ours yet.
+CPU_DEFECT = ("knowledge_distillation_single_device", "lora_dpo_single_device")
+
+
+def config_faults(experiment: Experiment, config: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
+    if recipe in CPU_DEFECT and config.get("device") == "cpu" and (config.get("epochs") or 1) != 1:
+        yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU")
+    if experiment.spec.evaluation.enabled:
+        yield from _output_faults(config)
     if config.get("save_adapter_weights_only") and experiment.spec.evaluation.enabled:
         yield Fault("save_adapter_weights_only", "model_format hf evaluates merged weights, and save_adapter_weights_only saves none")
     if find(config, "dataset.packed") and find(config, "tokenizer.max_seq_len") is None:
         yield Fault("packed", "packed needs max_seq_len, the length to pack to", "add under controls:\n  max_seq_len: 2048")
 
 
+def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
+    """Each run's checkpoints must lie in its own folder, under a number of epochs that is known."""
+    folder = find(config, "checkpointer.output_dir")
+    if not isinstance(folder, str) or not folder.startswith("${output_dir}"):
+        what = f"checkpointer.output_dir is {folder}: the checkpoints of all runs would lie there together"
+        yield Fault("_override", what, "checkpointer.output_dir: ${output_dir}/hf_model")
+    if not isinstance(config.get("epochs"), int):
+        yield Fault("epochs", f"epochs is {config.get('epochs')!r}: nothing says which checkpoint is the last")
+
+
 def data_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with the local data file of `config`, if it has one."""
+    dataset = config.get("dataset")
     text = find(config, "dataset.data_files")
-    if not isinstance(text, str) or "://" in text or find(config, "dataset.source") not in DATA_FILES.values():
+    if not isinstance(text, str) or "://" in text or dataset.get("source") not in DATA_FILES.values():
         return
     path = Path(unescape(text))
-    if not path.is_file():
+    try:
+        rows, there = data_files.count_rows(path), data_files.columns(path)
+    except FileNotFoundError:
         yield Fault("dataset", f"dataset not found: {path}", "paths start at the folder of experiment.yaml")
         return
-    rows = count_rows(path)
-    if isinstance(rows, str):
-        yield Fault("dataset", f"cannot read {path}: {rows}")
-    elif rows is not None and not find(config, "dataset.packed"):
+    except (OSError, ValueError, csv.Error) as error:
+        yield Fault("dataset", f"cannot read {path}: {error}")
+        return
+    missing = data_files.missing_columns(dataset, there) if there is not None else []
+    if missing:
+        what = f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(map(str, there)))}"
+        yield Fault("dataset", what, f"{dataset['_component_']} reads them; dataset.column_map gives them other names")
+    elif rows is not None and not dataset.get("packed"):
         yield from _step_faults(config, rows)
 
 
 def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
     """torchtune drops what does not fill a batch, and ends well without one optimizer step."""
-    batch, accumulation = config.get("batch_size") or 1, config.get("gradient_accumulation_steps") or 1
+    sizes = [config.get(name) or 1 for name in ("batch_size", "gradient_accumulation_steps", "epochs")]
+    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
+    if not all(isinstance(size, int) for size in [*sizes, warmup]):
+        return  # said elsewhere
+    batch, accumulation, epochs = sizes
     steps = rows // batch // accumulation
     if steps == 0:
         what = f"{rows} rows are fewer than batch_size {batch} × gradient_accumulation_steps {accumulation}: no optimizer step would be taken"
         yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
         return
-    total = min(steps, config.get("max_steps_per_epoch") or steps) * (config.get("epochs") or 1)
-    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
+    total = min(steps, config.get("max_steps_per_epoch") or steps) * epochs
     if warmup >= total:
         what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
         yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
-
-
-@cache
-def count_rows(path: Path) -> int | str | None:
-    """The rows of a local data file; a text if it cannot be read, None where counting needs more than a look."""
-    try:
-        if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
-                return sum(1 for line in lines if line.strip() and json.loads(line) is not None)
-        if path.suffix == ".json":
-            text = path.read_text(encoding="utf-8")
-            try:
-                rows = json.loads(text)
-            except json.JSONDecodeError:
-                return sum(1 for line in text.splitlines() if line.strip() and json.loads(line) is not None)
-            return len(rows) if isinstance(rows, list) else None
-        return None
-    except (OSError, ValueError) as error:
-        return str(error)
 
 
 def check_evaluable(composer: Composer, run: Run) -> list[Problem]:
@@ -183,10 +282,12 @@ def check_weights(composer: Composer, run: Run, to_run: bool) -> list[Problem]:
         to_run: training is about to start; otherwise missing weights that may still be downloaded are a warning.
     """
     experiment, problem = composer.experiment, composer.experiment.source.problem
-    files = weight_files(find(run.config, "checkpointer.checkpoint_files"))
+    files = weight_files(find(run.config, "checkpointer.checkpoint_files")) or []
+    if find(run.config, "checkpointer._component_") == HF_CHECKPOINTER:
+        files = ["config.json", *files]
     link = composer.checkpoint_link(run.config)
     folder = Path(composer.model_dir) if link else output_dir_of(run.config, "checkpointer.checkpoint_dir")
-    missing = [name for name in ("config.json", *files) if not (folder / name).is_file()]
+    missing = [name for name in files if not (folder / name).is_file()]
     if not missing:
         return []
     given = experiment.spec.framework_config.model_dir is not None
@@ -196,9 +297,11 @@ def check_weights(composer: Composer, run: Run, to_run: bool) -> list[Problem]:
     return [problem(path, f"{folder} lacks {', '.join(missing)}", fix, level)]
 
 
-def weight_files(spec: Any) -> list[str]:
-    """The file names of torchtune's `checkpoint_files`, a list or a pattern with its last number."""
-    if isinstance(spec, dict):
+def weight_files(spec: Any) -> list[str] | None:
+    """The file names of torchtune's `checkpoint_files`, a list or a pattern with its last number; None if it is neither."""
+    if isinstance(spec, dict) and set(spec) == {"filename_format", "max_filename"}:
         last = str(spec["max_filename"])
-        return [spec["filename_format"].format(str(n + 1).zfill(len(last)), last) for n in range(int(last))]
-    return list(spec or [])
+        return [spec["filename_format"].format(str(n + 1).zfill(len(last)), last) for n in range(int(last))] if last.isdigit() else None
+    if spec is None or (isinstance(spec, list) and all(isinstance(name, str) for name in spec)):
+        return spec or []
+    return None

@@ -7,6 +7,7 @@ whoever looks next.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -105,18 +106,21 @@ def _check_in_the_way(change: Change) -> None:
 
 def _lay_down(change: Change, folder: Path, staging: Path) -> None:
     staging.mkdir()
-    for made, (path, content) in enumerate([*change.files.items(), *change.links.items()]):
+    for made, (path, text) in enumerate(change.files.items()):
         staged = staging / str(made)
-        if path in change.links:
-            staged.symlink_to(content)
-            continue
-        staged.write_text(content, encoding="utf-8")
+        staged.write_text(text, encoding="utf-8")
         if path.suffix == ".sh":
             staged.chmod(0o755)
-    moves = [str(path.relative_to(folder)) for path in [*change.files, *change.links]]
-    removals = [str(path.relative_to(folder)) for path in change.removals]
-    # paths relative to the folder: it may be moved before this is finished
-    (staging / "change.json").write_text(json.dumps({"moves": moves, "removals": removals}), encoding="utf-8")
+
+    def name(path: Path) -> str:  # below the folder, which may be moved before this is finished
+        return str(path.relative_to(folder))
+
+    plan = {
+        "moves": [name(path) for path in change.files],
+        "links": {name(path): target for path, target in change.links.items()},
+        "removals": [name(path) for path in change.removals],
+    }
+    (staging / "change.json").write_text(json.dumps(plan), encoding="utf-8")
 
 
 def _move_into_place(pending: Path) -> None:
@@ -126,7 +130,33 @@ def _move_into_place(pending: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(pending / str(made)):  # else it was moved before the interruption
-            os.replace(pending / str(made), path)
+            _replace(pending / str(made), path)
+    for name, target in change["links"].items():
+        link(folder / name, target)
     for name in change["removals"]:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(pending)
+
+
+def _replace(staged: Path, path: Path) -> None:
+    try:
+        os.replace(staged, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # configs/ or results/ may be a link to another filesystem
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.copy2(staged, beside)
+        os.replace(beside, path)
+        staged.unlink()
+
+
+def link(path: Path, target: str) -> None:
+    """Makes `path` a symbolic link to `target`, in one step."""
+    if _link(path) == target:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    os.replace(fresh, path)

@@ -286,7 +286,7 @@ def test_a_date_that_is_none_is_a_fault_with_its_line(tmp_path):
     said = faults(tmp_path, MINIMAL.replace("torchtune", "torchtune\n  date: 2025-13-45"))
     assert said.startswith("experiment.yaml:4")
     said = faults(tmp_path, MINIMAL.replace("torchtune", "torchtune\n  date: soon"))
-    assert said == "experiment.yaml:4  experiment.date\n  expected a valid date or datetime, input is too short, got 'soon'"
+    assert said == "experiment.yaml:4  experiment.date\n  expected a date or datetime, input is too short, got 'soon'"
 
 
 @pytest.mark.parametrize("outside", ["..", "../results", "/results", ".", "results/../.."])
@@ -299,11 +299,11 @@ def test_an_output_folder_is_inside_the_experiment(tmp_path, outside):
 
 def test_an_output_folder_is_not_another_one_or_inside_it(tmp_path):
     assert faults(tmp_path, f"{MINIMAL}output:\n  eval_results_dir: results/evals\n") == (
-        f"experiment.yaml:7  output.eval_results_dir\n  '{tmp_path}/results/evals' is another folder of `output`, or inside it"
+        f"experiment.yaml:7  output.eval_results_dir\n  '{tmp_path}/results/evals' is in use for something else, or inside such a folder"
     )
     assert faults(tmp_path, f"{MINIMAL}output:\n  configs_dir: x\n  results_dir: ./x/\n") == (
-        f"experiment.yaml:7  output.configs_dir\n  '{tmp_path}/x' is another folder of `output`, or inside it\n"
-        f"experiment.yaml:8  output.results_dir\n  '{tmp_path}/x' is another folder of `output`, or inside it"
+        f"experiment.yaml:7  output.configs_dir\n  '{tmp_path}/x' is in use for something else, or inside such a folder\n"
+        f"experiment.yaml:8  output.results_dir\n  '{tmp_path}/x' is in use for something else, or inside such a folder"
     )
 
 

@@ -74,7 +74,7 @@ def test_a_log_says_which_run_it_is_of_and_how_it_was_made(swept: tuple[Path, st
     log = read_eval_log(str(folder / results["log"]))
     metadata = log.eval.metadata
     assert (metadata["run"], metadata["params"]) == ("run_001", {"lora_rank": 4})
-    assert metadata["checkpoint"] == str(folder / "results/run_001/hf_model/epoch_0")
+    assert metadata["checkpoint"] == "results/run_001/hf_model/epoch_0"
     arguments = log.eval.model_args
     assert (arguments["do_sample"], arguments["dtype"], arguments["device"]) == (False, "float32", "cpu")
     assert log.eval.model_generate_config.max_tokens == 4

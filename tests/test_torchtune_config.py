@@ -14,7 +14,8 @@ from cruijff_kit.errors import ExperimentError
 from cruijff_kit.experiment import Experiment, Specification, load
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import points
-from cruijff_kit.torchtune_config import find, identity, load_composer
+from cruijff_kit.identity import identity
+from cruijff_kit.torchtune_config import load_composer
 from cruijff_kit.yaml_source import parse_yaml
 from tests.tiny_experiment import specification, write_experiment, write_spec
 from tests.tiny_llama import tiny_base_config
@@ -116,6 +117,12 @@ def test_a_dotted_path_sets_itself(tmp_path):
     composer = load_composer(tiny(tmp_path / "e"))
     settings = {"optimizer.betas": [0.9, 0.95], "model.lora_attn_modules": ["q_proj"], "profiler.enabled": False}
     assert changes(composer.compose({}), composer.compose(settings)) == settings
+
+
+def test_a_control_may_name_the_runs_own_folder(tmp_path):
+    settings = {"metric_logger.log_dir": "${output_dir}/elsewhere"}
+    run = load_composer(tiny(tmp_path / "e", controls=settings)).run("run_000", {}, settings)
+    assert run.config["metric_logger"]["log_dir"] == "${output_dir}/elsewhere"
 
 
 def test_composing_changes_neither_the_base_config_nor_the_settings(tmp_path):

@@ -1,0 +1,170 @@
+"""What an evaluation script asks for, what its command line changes, and whether the model is the one that it names."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import checkpoint, torchtune_catalog
+from cruijff_kit.errors import CruijffKitError, closest
+from cruijff_kit.config_tree import unescape
+
+TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+OVERRIDES = ("limit", "dtype", "device", "generate", "tasks")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an evaluation script asks for.
+
+    Args:
+        model: folder of a Hugging Face model.
+        train_config: the torchtune config that it must have been trained with; None for a base model.
+    """
+
+    run: str
+    model: Path
+    tasks: Sequence[Mapping[str, Any]]
+    experiment: str
+    folder: Path
+    results_dir: Path
+    dtype: str
+    device: str
+    generate: Mapping[str, Any]
+    limit: int | None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    train_config: Path | None = None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Request:
+        """The request of a script's arguments, which hold paths as text."""
+        paths = {name: Path(arguments[name]) for name in ("model", "folder", "results_dir", "train_config") if name in arguments}
+        return cls(**{**arguments, **paths})
+
+    @classmethod
+    def in_script(cls, script: Path) -> Request:
+        """What the evaluation script asks for, read without running it.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or is none of ours.
+        """
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "evaluate":
+                return cls.of({str(word.arg): ast.literal_eval(word.value) for word in node.keywords})
+        raise ValueError(f"{script} calls no evaluate()")
+
+    def settings(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the scores of `task` depend on, beside its samples and the weights."""
+        return {
+            "function": task["function"],
+            "args": task["args"],
+            "files": _sources(Path(task["file"])),
+            "generate": dict(self.generate),
+            "limit": self.limit,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+    def shown(self, path: Path) -> str:
+        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+
+
+def _sources(file: Path) -> str:
+    """Digest of the task file and of all Python beside it and below: it may import scorers and prompts from there."""
+    whole = hashlib.sha256(file.read_bytes())
+    for path in sorted(file.parent.rglob("*.py")):
+        whole.update(f"{path.relative_to(file.parent)}\n".encode() + path.read_bytes())
+    return whole.hexdigest()
+
+
+def override(request: Request, words: Sequence[str]) -> Request:
+    """`request` with `limit=5 generate.max_tokens=8 tasks=[domain_qa]` put in; values are YAML.
+
+    Raises:
+        CruijffKitError: a word names no setting, or a task that is not there.
+    """
+    if not words:
+        return request
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for word in words:
+        name = word.split("=")[0].split(".")[0]
+        if "=" not in word or name not in OVERRIDES:
+            hint = closest(name, OVERRIDES) or f"settings are {', '.join(OVERRIDES)}"
+            raise CruijffKitError(f"{word}: no setting of an evaluation: {hint}")
+    try:
+        given: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[assignment]
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise CruijffKitError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from None
+    if "tasks" in given:
+        given["tasks"] = _tasks(request, given["tasks"])
+    if not isinstance(given.get("generate", {}), dict):
+        raise CruijffKitError("generate: expected a setting: generate.max_tokens=8")
+    generate = {**request.generate, **given.get("generate", {})}
+    given["generate"] = {name: value for name, value in generate.items() if value is not None}
+    _check_settings({name: value for name, value in given.items() if name in ("limit", "dtype", "generate")})
+    return replace(request, **given)
+
+
+def _tasks(request: Request, names: Any) -> list[Mapping[str, Any]]:
+    known = {task["name"]: task for task in request.tasks}
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in known:
+            raise CruijffKitError(f"tasks: there is no task '{name}': {closest(str(name), known) or ', '.join(known)}")
+    if not names:
+        raise CruijffKitError(f"tasks: none is named: {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    from cruijff_kit.experiment import Evaluation
+    from cruijff_kit.inspect_tasks import generate_faults
+
+    try:
+        Evaluation.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise CruijffKitError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, got {fault['input']!r}") from None
+    for name, what, hint in generate_faults(given["generate"]):
+        raise CruijffKitError(f"generate.{name}: {what}" + (f"\n  {hint}" if hint else ""))
+
+
+def check_model(request: Request) -> dict[str, Any]:
+    """That the weights are whole and are those of this run; what they were trained with instead of its config.
+
+    Another seed is the one thing that may differ: it makes a replicate of the
+    same run, and is written beside its scores. Where the seed is swept it may not.
+
+    Raises:
+        CruijffKitError: `Cannot load model: …` with the reason.
+    """
+    fault = checkpoint.fault(request.model)
+    other: dict[str, Any] = {}
+    if fault is None and request.train_config is not None:
+        results = Path(unescape(torchtune_catalog.read_config(request.train_config)["output_dir"]))
+        difference = checkpoint.differences(request.train_config, results, request.folder)
+        if isinstance(difference, str):
+            fault = difference
+        elif older := checkpoint.older_than_config(request.model, results):
+            fault = older
+        elif set(difference) - {"seed"} or ("seed" in difference and "seed" in request.params):
+            values = ", ".join(f"{key}={value!r}" for key, value in difference.items())
+            fault = f"it was trained with another config: {values}"
+        else:
+            other = difference
+    if fault is not None:
+        raise CruijffKitError(f"Cannot load model: {request.shown(request.model)}: {fault}")
+    if other:
+        print(f"warning: {request.run} was trained with {other}, not as its config says: recorded so", file=sys.stderr)
+    return other

@@ -1,0 +1,90 @@
+"""results.json of one task: Inspect's log in short, with what was evaluated and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import atomic, checkpoint, torchtune_catalog
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.evaluation_request import Request
+from cruijff_kit.identity import identity
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that are evaluated, as they were before the evaluation began.
+
+    Args:
+        digest: of the files that make the model.
+        stamp: size and time of each shard.
+        train_config: identity of the config that they were trained with; None for a base model.
+        trained_with: what they were trained with otherwise than that config says.
+    """
+
+    digest: str
+    stamp: Mapping[str, list[int]]
+    train_config: str | None
+    trained_with: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, request: Request, trained_with: Mapping[str, Any]) -> Weights:
+        stamp = checkpoint.stamp(request.model)
+        config = request.train_config and torchtune_catalog.read_config(request.train_config)
+        trained = identity(config, request.folder) if config else None
+        return cls(checkpoint.digest(request.model), stamp, trained, trained_with)
+
+    def check_unchanged(self, request: Request) -> None:
+        """That nobody trained the run anew meanwhile.
+
+        Raises:
+            CruijffKitError: somebody did.
+        """
+        if checkpoint.stamp(request.model) != self.stamp:
+            raise CruijffKitError(f"{request.shown(request.model)} changed during its evaluation: nothing was recorded")
+
+
+def summarise(request: Request, task: Mapping[str, Any], log: Any, digest: str, weights: Weights) -> dict[str, Any]:
+    """What results.json holds. A task that ended in error has no scores."""
+    results = log.results
+    scores = results.scores if log.status == "success" and results else []
+    return {
+        "experiment": request.experiment,
+        "run": request.run,
+        "task": task["name"],
+        "status": log.status,
+        "error": log.error.message if log.error else None,
+        "scores": [
+            {"scorer": score.name, "metrics": {name: metric.value for name, metric in score.metrics.items()}} for score in scores
+        ],
+        "samples": {
+            "total": results.total_samples if results else None,
+            "completed": results.completed_samples if results else None,
+        },
+        "params": dict(request.params),
+        "trained_with": dict(weights.trained_with),
+        "checkpoint": request.shown(request.model),
+        "weights": weights.digest,
+        "weights_stamp": dict(weights.stamp),
+        "train_config": weights.train_config,
+        "settings": request.settings(task),
+        "digest": digest,
+        "log": request.shown(Path(log.location.removeprefix("file://"))),
+    }
+
+
+def write(results: Mapping[str, Any], log_dir: Path) -> None:
+    """Beside its logs, where it stays, and one folder up as the latest."""
+    atomic.write_json(log_dir / "results.json", results)
+    atomic.write_json(log_dir.parent / "results.json", results)
+
+
+def line(results: Mapping[str, Any]) -> str:
+    """`run_000 capitalize: exact accuracy 0.45, exact stderr 0.08`."""
+    start = f"{results['run']} {results['task']}:"
+    if results["status"] != "success":
+        return f"{start} {results['status']}: {results['error']}"
+    metrics = (f"{score['scorer']} {name} {value:.4g}" for score in results["scores"] for name, value in score["metrics"].items())
+    return f"{start} {', '.join(metrics)}"
