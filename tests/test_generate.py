@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -228,9 +229,9 @@ def test_a_folder_whose_name_is_no_text_is_a_fault_of_the_users(tmp_path):
 
 def test_a_text_that_no_file_can_hold_is_a_fault_of_the_users(folder):
     text = (folder / "experiment.yaml").read_text()
-    (folder / "experiment.yaml").write_text(text.replace("dataset: data/train.jsonl", 'dataset: "a/\\ud800"'))
+    (folder / "experiment.yaml").write_text(text.replace("epochs: 1", 'epochs: 1\n  device: "\\ud800"'))
     before = listing(folder)
-    assert fault(folder).startswith("experiment.yaml:20  controls.dataset")
+    assert fault(folder).startswith("experiment.yaml:20  controls.device")
     assert listing(folder) == before
 
 
@@ -374,14 +375,17 @@ def test_what_was_generated_is_current_until_something_changes(folder):
     )
 
 
-def test_scripts_of_another_cluster_are_current_too(folder, tmp_path, monkeypatch):
+def test_the_cluster_of_the_scripts_is_that_of_last_time_until_another_is_named(folder, tmp_path, monkeypatch):
     (tmp_path / "conf/cluster").mkdir(parents=True)
     (tmp_path / "conf/cluster/site.yaml").write_text("train: {partition: gpu}\n")
     monkeypatch.setenv("CRUIJFF_KIT_CONF", str(tmp_path / "conf"))
     generate(folder, cluster="site")
     assert "#SBATCH --partition=gpu\n" in (folder / "scripts/train_sweep.sh").read_text()
     check_current(plan(folder))
-    assert "scripts/train_sweep.sh" in fault(folder)
+    before = listing(folder)
+    generate(folder)
+    assert listing(folder) == before
+    assert "scripts/train_sweep.sh" in fault(folder, cluster="default")
     assert fault(folder, cluster="sit") == "no cluster profile 'sit': did you mean 'site'?"
 
 
@@ -586,15 +590,21 @@ def test_what_is_in_the_way_stops_force_too_and_nothing_changes(folder, name, ki
         assert {path: what for path, what in after.items() if path == name or not path.startswith(".cruijff-kit")} == before
 
 
-def test_a_change_that_was_committed_and_not_finished_is_finished_first(folder):
+def test_a_change_that_was_committed_and_not_finished_is_finished_first(folder, monkeypatch):
     generate(folder)
-    pending = folder / ".cruijff-kit/pending"
-    pending.mkdir()
-    (pending / "0").write_text("mine")
-    (pending / "change.json").write_text('{"moves": ["configs/notes.txt"], "removals": ["configs/multirun.yaml"]}')
-    generate(folder)
-    assert (folder / "configs/notes.txt").read_text() == "mine"
-    assert (folder / "configs/multirun.yaml").is_file()
+    edit(folder, controls={"learning_rate": 0.5})
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(os, "replace", lambda *paths: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            generate(folder, force=True)
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert torchtune_catalog.read_config(folder / "configs/train_000.yaml")["optimizer"]["lr"] == 0.01
+    generate(folder)  # no force: what is there is then what is asked for
+    assert torchtune_catalog.read_config(folder / "configs/train_000.yaml")["optimizer"]["lr"] == 0.5
+    assert not (folder / ".cruijff-kit/pending").exists()
 
 
 def test_a_fault_is_an_experiment_error_with_its_problems(folder):

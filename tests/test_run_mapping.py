@@ -29,6 +29,7 @@ MAPPING = RunMapping(
             torchtune={"optimizer": {"betas": [0.9, 0.99]}},
         ),
     ),
+    cluster="della",
 )
 
 TEXT = """\
@@ -37,6 +38,7 @@ TEXT = """\
 experiment_name: tiny
 experiment_dir: /path/to/experiment
 generated_at: 2025-10-22T10:00:00+00:00
+cluster: della
 cruijff_kit: VERSION
 total_runs: 3
 runs:

@@ -134,6 +134,21 @@ def test_a_folder_that_is_a_link_is_written_through(folder):
     assert (folder / "configs").is_symlink()
 
 
+def test_a_folder_that_is_a_link_to_another_filesystem_is_written_through(folder):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == folder.stat().st_dev:
+        pytest.skip("there is no other filesystem to write to")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as other:
+        for name in ("configs", "results"):
+            shutil.copytree(folder / name, Path(other, name), symlinks=True)
+            shutil.rmtree(folder / name)
+            (folder / name).symlink_to(Path(other, name))
+        make(folder)
+        assert sorted(path.name for path in Path(other, "configs").iterdir()) == ["deep", "notes.txt", "train_000.yaml", "train_003.yaml"]
+        assert os.readlink(Path(other, "results/run_000/checkpoints")) == "/models/new"
+        assert sorted(path.name for path in Path(other, "results/run_000").iterdir()) == ["checkpoints", "hf_model"]
+
+
 def test_what_a_change_needs_is_what_is_not_so_already(folder):
     whole = change(folder)
     needed = whole.needed()
