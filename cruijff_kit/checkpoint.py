@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ def fault(folder: Path) -> str | None:
         return "config.json is missing"
     try:
         names = shards(folder)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         return f"{INDEX} cannot be read: {error}"
     if not names:
         return "there is no safetensors file"
@@ -41,7 +42,10 @@ def shards(folder: Path) -> list[str]:
     """The names of the weight files, from the index if there is one."""
     index = folder / INDEX
     if index.is_file():
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a shard's name is no text")
+        return sorted(names)
     return sorted(path.name for path in folder.glob("model*.safetensors"))
 
 
@@ -55,7 +59,7 @@ def _shard_fault(path: Path) -> str | None:
         size = path.stat().st_size
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except (OSError, ValueError, struct.error, KeyError, TypeError, OverflowError, MemoryError):
+    except (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
         return f"{path.name} is no safetensors file, or was cut off"
     return None if size == expected else f"{path.name} has {size:,} bytes and should have {expected:,}"
 
@@ -126,6 +130,8 @@ def without_adapter(folder: Path, view: Path) -> None:
     """Makes `view` the model of `folder` without its adapter files: links to the others, or to the folder."""
     view.parent.mkdir(parents=True, exist_ok=True)
     if not any(path.name.startswith(ADAPTER_PREFIX) for path in folder.iterdir()):
+        if view.is_dir() and not view.is_symlink():
+            shutil.rmtree(view)  # links of ours, to a model that had an adapter
         workspace.link(view, str(folder))
         return
     if view.is_symlink():

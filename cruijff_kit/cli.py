@@ -7,6 +7,7 @@ flag, 3 for a fault of ours, 130 for Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv`, sys.argv's by default."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ is no fault
     arguments, rest = _parser().parse_known_args(argv)
     if rest and arguments.function is not _run:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
@@ -138,7 +142,11 @@ def _span(names: Sequence[str]) -> str:
 def _confirm(runs: int) -> None:
     if not sys.stdin or not sys.stdin.isatty():
         raise CruijffKitError(f"{runs} runs: say --yes to generate that many")
-    if input(f"{runs} runs. Continue? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{runs} runs. Continue? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise CruijffKitError("nothing was written")
 
 

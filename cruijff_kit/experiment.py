@@ -150,6 +150,8 @@ def load(folder: Path) -> Experiment:
         ExperimentError: every fault of form in experiment.yaml, with its line.
     """
     folder = Path(os.path.abspath(folder))
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        raise ExperimentError([Problem(FILE_NAME, f"the name of its folder is no text: {str(folder)!r}", fix="rename the folder")])
     source = read_yaml(folder / FILE_NAME)
     try:
         # `controls:` with nothing below it is empty
@@ -263,7 +265,7 @@ def _check_output(experiment: Experiment) -> list[Problem]:
     problems = []
     folders = {key: experiment.path(value) for key, value in experiment.spec.output.model_dump().items()}
     for key, folder in folders.items():
-        others = [other for name, other in folders.items() if name != key]
+        others = [other for name, other in folders.items() if name != key and experiment.folder in other.parents]
         others += [experiment.folder / name for name in (".cruijff-kit", "scripts")]
         if experiment.spec.evaluation.tasks_dir:
             others.append(experiment.path(experiment.spec.evaluation.tasks_dir))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -150,7 +149,15 @@ def change(made: Plan, cluster: str | None = None) -> workspace.Change:
     files[layout.run_mapping] = _mapping_text(made, cluster)
     ids = [BASELINE, *(row.id for row in made.old.rows)] if made.old else []
     ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval")}
-    return workspace.Change(files, links, tuple(sorted(ours - files.keys())))
+    idle = {link for link in _model_links(made, ids) if link not in links}
+    return workspace.Change(files, links, tuple(sorted((ours - files.keys()) | idle)))
+
+
+def _model_links(made: Plan, ids: Iterable[str]) -> Iterator[Path]:
+    """The links to the model that generate made in the results of runs."""
+    for run in ids:
+        folder = made.layout.run_results(run)
+        yield from (path for path in (folder.iterdir() if folder.is_dir() else ()) if path.is_symlink())
 
 
 def train_config_text(made: Plan, run: Run) -> str:
@@ -175,13 +182,17 @@ def _mapping_text(made: Plan, cluster: str) -> str:
     return same if made.old and same == made.old.render() else new.render()
 
 
+def _confirmed(runs: int) -> None:
+    """The answer of a program that did not ask, or has asked already."""
+
+
 def generate(
     folder: Path,
     *,
     dry_run: bool = False,
     force: bool = False,
     cluster: str | None = None,
-    confirm: Callable[[int], None] = lambda runs: None,
+    confirm: Callable[[int], None] = _confirmed,
 ) -> Plan:
     """Writes what `folder`'s experiment.yaml asks for.
 
@@ -194,32 +205,31 @@ def generate(
         CruijffKitError: files that differ are in the way and `force` was not given, or writing failed.
     """
     folder = Path(os.path.abspath(folder))
-    load(folder)  # a folder without a readable experiment.yaml is not ours to lock
-    hidden = folder / HIDDEN
-    fresh = not hidden.exists()
-    written = False
-    try:
-        with workspace.locked(hidden):
-            workspace.recover(hidden)
+    made = None
+    if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
+        made = plan(folder, force=force)
+        if dry_run:
+            return made
+        _check(made, change(made, cluster), force, confirm)
+        confirm = _confirmed
+    with workspace.locked(folder / HIDDEN):
+        workspace.recover(folder / HIDDEN)
+        if made is None or made.layout.run_mapping.exists():
             made = plan(folder, force=force)
-            if not dry_run:
-                _write(made, change(made, cluster), force, confirm)
-                written = True
-    finally:
-        if fresh and not written:  # the folder stays as it was
-            shutil.rmtree(hidden, ignore_errors=True)
+        if not dry_run:
+            wanted = change(made, cluster)
+            _check(made, wanted, force, confirm)
+            if needed := wanted.needed():
+                workspace.write(needed, folder, made.layout.hidden)
     return made
 
 
-def _write(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[[int], None]) -> None:
+def _check(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[[int], None]) -> None:
     differing = wanted.differing()
     if differing and not force:
         raise CruijffKitError(_differing_text(made, differing))
-    needed = wanted.needed()
-    if needed:
-        if len(made.runs) >= MANY_RUNS:
-            confirm(len(made.runs))
-        workspace.write(needed, made.experiment.folder, made.layout.hidden)
+    if len(made.runs) >= MANY_RUNS and wanted.needed():
+        confirm(len(made.runs))
 
 
 def _differing_text(made: Plan, differing: list[Path]) -> str:

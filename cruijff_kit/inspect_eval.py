@@ -8,16 +8,12 @@ from typing import Any
 
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.sweep import Run
+from cruijff_kit import yaml_text
 from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.torchtune_config import Composer
 
 SCRIPT = '''\
-"""Evaluation of {run} of {name}.
-
-    python {script}
-    python {script} limit=5        (any setting below, for this once)
-"""
-
+{header}
 from cruijff_kit.evaluate import evaluate
 
 if __name__ == "__main__":
@@ -72,7 +68,12 @@ def _script(composer: Composer, run: str, arguments: Mapping[str, Any]) -> str:
         else:
             lines.append(f"        {name}={_literal(value)},")
     script = layout.relative(layout.eval_script(run))
-    return SCRIPT.format(run=run, name=composer.experiment.name, script=script, arguments="\n".join(lines))
+    header = [
+        f"Evaluation of {run} of {composer.experiment.name}.",
+        f"    python {script}",
+        f"    python {script} limit=5        (any setting below, for this once)",
+    ]
+    return SCRIPT.format(header=yaml_text.header(header), arguments="\n".join(lines))
 
 
 def _literal(value: Any) -> str:
@@ -82,5 +83,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
     if isinstance(value, str):
-        return json.dumps(value)
+        text = json.dumps(value, ensure_ascii=False)
+        return text if text.isprintable() else repr(value)
     return repr(value)

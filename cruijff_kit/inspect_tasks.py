@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import EvaluationTask, Experiment
+from cruijff_kit.torchtune_catalog import component_exists
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,14 @@ class TaskFunction:
     var_keyword: bool
 
 
-def functions(text: str) -> dict[str, TaskFunction]:
+def functions(text: str | bytes) -> dict[str, TaskFunction]:
     """The top-level functions of a task file by name.
 
     Raises:
         SyntaxError: `text` is no Python.
     """
     tree = ast.parse(text)
-    names = set(_task_names(tree))
+    names = _assigned(tree, set(_task_names(tree)))
     found = {}
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -48,7 +50,17 @@ def _task_names(tree: ast.Module) -> Iterator[str]:
             if any(alias.name == "*" for alias in node.names):
                 yield "task"
         elif isinstance(node, ast.Import):
-            yield from (f"{alias.asname or alias.name}.task" for alias in node.names if alias.name == "inspect_ai")
+            for alias in node.names:
+                if alias.name == "inspect_ai" or (alias.name.startswith("inspect_ai.") and alias.asname is None):
+                    yield f"{alias.asname or 'inspect_ai'}.task"
+
+
+def _assigned(tree: ast.Module, names: set[str]) -> set[str]:
+    """`names`, and what they are assigned to at the top of the file: `mark = task`."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) in names:
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
 
 
 def _dotted(node: ast.expr) -> str:
@@ -110,7 +122,8 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
     file = folder / task.file
     shown = str(Path(experiment.spec.evaluation.tasks_dir or "") / task.file)
     try:
-        found = functions(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()  # Python knows its encoding
+        found = functions(text)
     except FileNotFoundError:
         files = [entry.name for entry in folder.glob("*.py")]
         return [problem((*path, "file"), f"task file not found: {shown}", closest(task.file, files))]
@@ -118,6 +131,9 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
         return [problem((*path, "file"), f"{shown}:{error.lineno} is no Python: {error.msg}")]
     except (OSError, ValueError) as error:
         return [problem((*path, "file"), f"{shown} cannot be read: {error}")]
+    missing = list(_missing_imports(ast.parse(text), file.parent))
+    if missing:
+        return [problem((*path, "file"), f"{shown}:{line} imports {name}, which is not installed") for line, name in missing]
     function = found.get(task.function)
     if function is None:
         there = ", ".join(name for name, other in found.items() if other.is_task) or "none"
@@ -127,6 +143,31 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
         what = f"Function '{task.function}' in {shown} has no @task decorator"
         return [problem((*path, "function"), what, "from inspect_ai import task, and write @task above it")]
     return _check_arguments(experiment, index, task, function)
+
+
+def _missing_imports(tree: ast.Module, folder: Path) -> Iterator[tuple[int, str]]:
+    """Line and name of what the file imports at its top and is not there; Inspect itself is checked at evaluation."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "*"] or [node.module]
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            if top == "inspect_ai" or top in sys.stdlib_module_names or (folder / top).is_dir() or (folder / f"{top}.py").is_file():
+                continue
+            if importlib.util.find_spec(top) is None:
+                yield node.lineno, top
+            elif isinstance(node, ast.ImportFrom) and not _is_module(name) and component_exists(name) is False:
+                yield node.lineno, name
+
+
+def _is_module(name: str) -> bool:
+    spec = importlib.util.find_spec(name.split(".")[0])
+    roots = [Path(location).joinpath(*name.split(".")[1:]) for location in (spec and spec.submodule_search_locations) or []]
+    return any(root.is_dir() or root.with_suffix(".py").is_file() for root in roots)
 
 
 def _check_arguments(experiment: Experiment, index: int, task: EvaluationTask, function: TaskFunction) -> list[Problem]:

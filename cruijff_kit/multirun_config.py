@@ -112,12 +112,17 @@ def value_text(value: Any) -> str:
         text = re.sub(r"(\\+)$", r"\1\1", text)
         return f"'{escape(text)}'"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{value_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_key_text(key)}:{value_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(value_text(item) for item in value) + "]"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _key_text(key: str) -> str:
+    """A key in Hydra's grammar, which knows no quotes there."""
+    return re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", key)
 
 
 def _escaped(value: Any) -> Any:

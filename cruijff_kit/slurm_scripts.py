@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ OPTIONS = {
     "timeout_min": "--time={}",
 }
 
+NUMBERS = ("nodes", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
+
 SCRIPT = """\
 #!/bin/bash
 # {what} of {name}, a run a task.
@@ -37,10 +40,10 @@ SCRIPT = """\
 #SBATCH --job-name={name}-{stage}
 #SBATCH --array={array}
 {directives}
-set -euo pipefail
+set -eo pipefail
 export PATH={bin}:"$PATH"
-{setup}printf -v id '%0{width}d' "$SLURM_ARRAY_TASK_ID"
-{command}
+{setup}printf -v id '%0{width}d' "${{SLURM_ARRAY_TASK_ID:?is not set: this is an array for sbatch}}"
+{odd}{command}
 """
 
 
@@ -54,7 +57,7 @@ def profile(name: str) -> dict[str, Any]:
 
     own = Path(os.environ.get("CRUIJFF_KIT_CONF", Path.home() / ".config" / "cruijff-kit"))
     folders = [own / "cluster", conf_dir() / "cluster"]
-    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+    path = None if os.sep in name else next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
     if path is None:
         names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         raise CruijffKitError(f"no cluster profile '{name}': {closest(name, names) or 'there are ' + ', '.join(names)}")
@@ -65,12 +68,30 @@ def profile(name: str) -> dict[str, Any]:
     if not isinstance(stages, dict) or not all(isinstance(values, dict | None) for values in stages.values()):
         raise CruijffKitError(f"{path}: expected the stages train and eval, with their options below")
     for stage, values in stages.items():
+        if stage not in ("train", "eval"):
+            raise CruijffKitError(f"{path}: unknown stage '{stage}': there are 'train' and 'eval'")
         for key, value in (values or {}).items():
-            if stage not in ("train", "eval") or key not in (*OPTIONS, "setup"):
-                raise CruijffKitError(f"{path}: unknown key '{stage}.{key}': {closest(key, [*OPTIONS, 'setup'])}")
-            if key != "setup" and len(str(value).split()) > 1:
-                raise CruijffKitError(f"{path}: {stage}.{key} holds a space or a line break: {value!r}")
+            fault = _option_fault(f"{stage}.{key}", key, value)
+            if fault:
+                raise CruijffKitError(f"{path}: {fault}")
     return stages
+
+
+def _option_fault(name: str, key: str, value: Any) -> str | None:
+    """What is wrong with an option of a profile, shown as `name`."""
+    if key not in (*OPTIONS, "setup"):
+        return f"unknown key '{name}': " + (closest(str(key), [*OPTIONS, "setup"]) or f"there are {', '.join([*OPTIONS, 'setup'])}")
+    if value is None:
+        return None
+    if key == "setup":
+        lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+        return None if lines else f"{name}: expected a list of shell lines"
+    if key in NUMBERS:
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return None if number else f"{name}: expected a whole number, got {value!r}"
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        return f"{name}: expected text, got {value!r}"
+    return f"{name} holds a space or a line break: {value!r}" if re.search(r"\s", str(value)) else None
 
 
 def render(experiment: Experiment, runs: list[Run], stage: str, stages: Mapping[str, Any]) -> str:
@@ -87,8 +108,15 @@ def render(experiment: Experiment, runs: list[Run], stage: str, stages: Mapping[
         bin=shlex.quote(str(Path(sys.executable).parent)),
         setup="".join(f"{line}\n" for line in resources.get("setup") or ()),
         width=len(numbers[0]),
+        odd=_odd_widths(numbers),
         command=_command(experiment, runs, stage),
     )
+
+
+def _odd_widths(numbers: list[str]) -> str:
+    """Runs that were added to a sweep of another size have names of another width."""
+    cases = [f"  {int(number)}) id={number} ;;\n" for number in numbers if f"{int(number):0{len(numbers[0])}d}" != number]
+    return f'case "$SLURM_ARRAY_TASK_ID" in\n{"".join(cases)}esac\n' if cases else ""
 
 
 def _command(experiment: Experiment, runs: list[Run], stage: str) -> str:

@@ -14,7 +14,7 @@ from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.yaml_source import KeyPath
 
 # The root of configs/multirun.yaml holds these beside the parameters.
-RESERVED = {"experiment_dir", "evaluation", "cluster", "torchtune", "stage", "stages", "run", "hydra", "defaults"}
+RESERVED = {"experiment_dir", "evaluation", "cluster", "torchtune", "stage", "stages", "run", "commands", "hydra", "defaults"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -
     problem = experiment.source.problem
     if not is_parameter(name):
         return [problem(path, f"unknown parameter '{name}'", closest(name, PARAMETERS))]
-    if isinstance(value, str) and "${" in value:
-        if path[0] == "controls":
-            return []
+    if path[0] == "controls" and isinstance(value, str) and "${" in value:
+        return []
+    if path[0] == "variables" and "${" in str(value):
         return [problem(path, "a variable's values are plain", "compute it in a control: ${mul:2,${lora_rank}}")]
     fault = PARAMETERS[name].fault(value) if name in PARAMETERS else None
     return [problem(path, fault)] if fault else []
@@ -129,7 +129,11 @@ def _check_set_once(experiment: Experiment) -> list[Problem]:
         for key in sorted(names):
             if owner.setdefault(torchtune_key(key), name) != name:
                 problems.append(problem(("variables", name), f"'{key}' is also set by the variable '{owner[torchtune_key(key)]}'"))
+    controls: dict[str, str] = {}
     for name in experiment.controls:
+        other = controls.setdefault(torchtune_key(name), name)
+        if other != name:
+            problems.append(problem(("controls", name), f"'{name}' and '{other}' set one key", "keep one of the two"))
         if torchtune_key(name) in owner:
             problems.append(problem(("controls", name), f"'{name}' is a variable too", "keep it in one of the two"))
     for path, _ in leaves(experiment.override):

@@ -60,9 +60,17 @@ def _link(path: Path) -> str | None:
 
 @contextmanager
 def locked(hidden: Path) -> Iterator[None]:
-    """Holds the experiment's folder against other commands that write there."""
-    hidden.mkdir(parents=True, exist_ok=True)
-    with (hidden / "lock").open("w") as lock:
+    """Holds a folder against other commands that write there; waits until they are done.
+
+    Raises:
+        CruijffKitError: the folder or its lock cannot be made.
+    """
+    try:
+        hidden.mkdir(parents=True, exist_ok=True)
+        lock = (hidden / "lock").open("w")
+    except OSError as error:
+        raise CruijffKitError(f"{hidden.parent}: nothing was written: {error}") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -82,7 +90,7 @@ def write(change: Change, folder: Path, hidden: Path) -> None:
     """
     staging = hidden / "pending.tmp"
     try:
-        _check_in_the_way(change)
+        _check_in_the_way(change, folder)
         recover(hidden)
         _lay_down(change, folder, staging)
         os.rename(staging, hidden / "pending")
@@ -92,16 +100,16 @@ def write(change: Change, folder: Path, hidden: Path) -> None:
     _move_into_place(hidden / "pending")
 
 
-def _check_in_the_way(change: Change) -> None:
-    """What could not be replaced once the change is committed."""
-    for path in [*change.files, *change.links]:
-        if path.is_dir() and not path.is_symlink() or path in change.links and path.exists() and not path.is_symlink():
+def _check_in_the_way(change: Change, folder: Path) -> None:
+    """What could not be replaced or removed once the change is committed."""
+    for path in [*change.files, *change.links, *change.removals]:
+        if folder not in Path(os.path.normpath(path)).parents:
+            raise PermissionError(f"{path} is not in the experiment's folder")
+        if (path.is_dir() and not path.is_symlink()) or (path in change.links and path.exists() and not path.is_symlink()):
             raise FileExistsError(f"{path} is in the way")
-        for parent in path.parents:
-            if parent.exists():
-                if not os.access(parent, os.W_OK) or not parent.is_dir():
-                    raise PermissionError(f"{parent} is not writable")
-                break
+        above = next(parent for parent in path.parents if os.path.lexists(parent))
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise PermissionError(f"{above} is not writable")
 
 
 def _lay_down(change: Change, folder: Path, staging: Path) -> None:
@@ -135,7 +143,8 @@ def _move_into_place(pending: Path) -> None:
         link(folder / name, target)
     for name in change["removals"]:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(pending)
+    os.rename(pending, pending.with_name("pending.tmp"))  # in one step: half a pending folder could not be finished
+    shutil.rmtree(pending.with_name("pending.tmp"))
 
 
 def _replace(staged: Path, path: Path) -> None:
@@ -145,18 +154,21 @@ def _replace(staged: Path, path: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         # configs/ or results/ may be a link to another filesystem
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside = path.with_name(f".{path.name}.new")
         shutil.copy2(staged, beside)
         os.replace(beside, path)
         staged.unlink()
 
 
 def link(path: Path, target: str) -> None:
-    """Makes `path` a symbolic link to `target`, in one step."""
-    if _link(path) == target:
-        return
+    """Makes `path` a symbolic link to `target`, in one step; others may do the same meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.new")  # one name: what a killed process left is taken up again
+    while _link(path) != target:
+        try:
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(target)
+            os.replace(fresh, path)
+        except (FileExistsError, FileNotFoundError):  # another process was at the same step
+            continue
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    os.replace(fresh, path)

@@ -6,7 +6,6 @@ tags and cycles, and never builds any object but the plain ones.
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,11 +67,11 @@ def read_yaml(path: Path) -> YamlSource:
 
 def parse_yaml(text: str, file: str) -> YamlSource:
     """The mapping that `text` holds; `file` is the name used in messages."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        document = YAML(typ="rt").load(text)
+        _refuse_cycles(text, file)
+        document = _loader().load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" (column {mark.column + 1})" if mark else ""
@@ -90,6 +89,44 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     return YamlSource(file, data, plain.lines)
 
 
+def _loader() -> Any:
+    """ruamel's loader that keeps lines, with dates as the text that they are."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import RoundTripConstructor
+
+    class Constructor(RoundTripConstructor):
+        pass
+
+    Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor.construct_yaml_str)
+    loader = YAML(typ="rt")
+    loader.Constructor = Constructor
+    return loader
+
+
+def _refuse_cycles(text: str, file: str) -> None:
+    """An alias inside its own anchor, which would be read as null or for ever."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    open_anchors: list[str | None] = []
+    for event in YAML(typ="rt").parse(text):
+        if isinstance(event, CollectionStartEvent):
+            open_anchors.append(event.anchor)
+        elif isinstance(event, CollectionEndEvent):
+            open_anchors.pop()
+        elif isinstance(event, AliasEvent) and event.anchor in open_anchors:
+            what = f"an alias that contains itself: *{event.anchor}"
+            raise ExperimentError([Problem(file, what, line=event.start_mark.line + 1)])
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
 class _Plain:
     """Turns ruamel's round-trip values into plain ones, and remembers the lines."""
 
@@ -97,7 +134,6 @@ class _Plain:
         self.file = file
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
-        self._parents: set[int] = set()
         self._nodes = 0
 
     def convert(self, value: Any, path: KeyPath) -> Any:
@@ -105,13 +141,9 @@ class _Plain:
         if self._nodes > MAX_NODES or len(path) > 50:
             raise ExperimentError([Problem(self.file, "too many or too deeply nested values", format_key(path))])
         if isinstance(value, (Mapping, list)):
-            if id(value) in self._parents:
-                self._fault(path, "an alias that contains itself")
-                return None
-            self._parents.add(id(value))
-            plain = self._mapping(value, path) if isinstance(value, Mapping) else self._list(value, path)
-            self._parents.discard(id(value))
-            return plain
+            if value.tag.value is not None:
+                return self._unsupported(value, path)
+            return self._mapping(value, path) if isinstance(value, Mapping) else self._list(value, path)
         return self._scalar(value, path)
 
     def _mapping(self, value: Any, path: KeyPath) -> dict[str, Any]:
@@ -135,17 +167,19 @@ class _Plain:
     def _scalar(self, value: Any, path: KeyPath) -> Any:
         if value is None or isinstance(value, bool):
             return value
+        if type(value).__name__ == "ScalarBoolean":  # one with an anchor; an int to isinstance
+            return bool(value)
         if isinstance(value, float) and not math.isfinite(value):
             self._fault(path, f"{float(value)} is no finite number")
+        if isinstance(value, str) and not _is_storable(value):
+            self._fault(path, f"{value!r} is no text that a file can hold")
         for kind in (str, int, float):
             if isinstance(value, kind):
                 return kind(value)
-        if isinstance(value, datetime.date):
-            return value.isoformat()
-        if type(value).__name__ == "ScalarBoolean":
-            return bool(value)
+        return self._unsupported(value, path)
+
+    def _unsupported(self, value: Any, path: KeyPath) -> None:
         self._fault(path, f"a YAML tag or a value of type {type(value).__name__} is not supported")
-        return None
 
     def _fault(self, path: KeyPath, what: str, fix: str | None = None) -> None:
         line = self.lines.get(path)

@@ -38,5 +38,6 @@ def _dumper() -> Any:
 
 
 def header(lines: list[str]) -> str:
-    """`lines` as a YAML comment, whatever line breaks they hold."""
-    return "".join(f"# {line}\n" for text in lines for line in (text.splitlines() or [""]))
+    """`lines` as a comment, in YAML and Python, whatever line breaks and control characters they hold."""
+    shown = ("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+    return "".join(f"# {line}\n" for line in shown)

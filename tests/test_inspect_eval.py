@@ -64,8 +64,7 @@ def composed(folder: Path, **evaluation: Any) -> tuple[Composer, Run]:
 
 def arguments(script: str) -> dict[str, Any]:
     """What the script hands to `evaluate`, if it is an import, a guard and that one call of nothing but literals."""
-    docstring, imported, guard = ast.parse(script).body
-    assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+    imported, guard = ast.parse(script).body
     assert ast.unparse(imported) == "from cruijff_kit.evaluate import evaluate"
     assert isinstance(guard, ast.If) and ast.unparse(guard.test) == "__name__ == '__main__'"
     (statement,) = guard.body

@@ -243,7 +243,7 @@ def test_nothing_is_said_of_an_evaluation_that_is_off(tmp_path):
     [
         "import not_installed_anywhere\n" + TEXT,
         "from not_installed_anywhere.part import x\n" + TEXT,
-        "from inspect_ai.dataset import no_such_name\n" + TEXT,
+        "from inspect_evals.mmlu import no_such_name\n" + TEXT,
     ],
 )
 def test_an_import_of_what_is_not_installed_is_a_fault(tmp_path, text):

@@ -72,9 +72,9 @@ def test_the_whole_training_script(monkeypatch):
 #SBATCH --array=0-2
 #SBATCH --partition=gpu
 #SBATCH --mem=64G
-set -euo pipefail
+set -eo pipefail
 export PATH=/env/bin:"$PATH"
-printf -v id '%03d' "$SLURM_ARRAY_TASK_ID"
+printf -v id '%03d' "${SLURM_ARRAY_TASK_ID:?is not set: this is an array for sbatch}"
 exec tune run lora_finetune_single_device --config /path/to/experiment/configs/"train_$id.yaml"
 """
 
@@ -90,9 +90,9 @@ def test_the_whole_evaluation_script(monkeypatch):
 #SBATCH --job-name=tiny-eval
 #SBATCH --array=7
 #SBATCH --gpus-per-node=1
-set -euo pipefail
+set -eo pipefail
 export PATH=/env/bin:"$PATH"
-printf -v id '%03d' "$SLURM_ARRAY_TASK_ID"
+printf -v id '%03d' "${SLURM_ARRAY_TASK_ID:?is not set: this is an array for sbatch}"
 exec python /path/to/experiment/configs/"eval_$id.py"
 """
 
@@ -232,7 +232,7 @@ def test_without_slurm_the_script_says_what_is_missing_and_starts_nothing(enviro
     done = subprocess.run(["bash", "-s"], input=script, text=True, capture_output=True, env={"PATH": os.environ["PATH"]})
     assert done.returncode != 0
     assert done.stdout == ""
-    assert "SLURM_ARRAY_TASK_ID: unbound variable" in done.stderr
+    assert "SLURM_ARRAY_TASK_ID: is not set" in done.stderr
 
 
 def test_a_setup_that_fails_starts_nothing(environment, tmp_path):
@@ -338,7 +338,7 @@ def test_a_wrong_stage_is_told_the_stages_that_there_are(own, text):
 )
 def test_a_profile_of_another_form_is_a_fault_that_names_the_file(own, text):
     (own / "site.yaml").write_text(text)
-    assert fault("site").startswith(f"{own}/site.yaml: ")
+    assert fault("site").startswith(f"{own}/site.yaml")
 
 
 def test_the_default_profile_renders_to_a_script_that_bash_accepts(tmp_path):

@@ -1,8 +1,6 @@
-"""Evaluation of run_000 of tiny.
-
-    python configs/eval_000.py
-    python configs/eval_000.py limit=5        (any setting below, for this once)
-"""
+# Evaluation of run_000 of tiny.
+#     python configs/eval_000.py
+#     python configs/eval_000.py limit=5        (any setting below, for this once)
 
 from cruijff_kit.evaluate import evaluate
 

@@ -1,8 +1,6 @@
-"""Evaluation of base of tiny.
-
-    python configs/eval_base.py
-    python configs/eval_base.py limit=5        (any setting below, for this once)
-"""
+# Evaluation of base of tiny.
+#     python configs/eval_base.py
+#     python configs/eval_base.py limit=5        (any setting below, for this once)
 
 from cruijff_kit.evaluate import evaluate
 
