@@ -10,14 +10,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cruijff_kit import inspect_eval, inspect_tasks, multirun_config, run_mapping, slurm_scripts, sweep, training_checks, workspace, yaml_text
+from cruijff_kit.base_config import load_composer
+from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, load
-from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
 from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
 from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run
-from cruijff_kit.config_tree import is_computed
-from cruijff_kit.torchtune_config import Composer, load_composer
+from cruijff_kit.torchtune_config import Composer
 
 MANY_RUNS = 100
 

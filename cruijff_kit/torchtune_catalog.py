@@ -67,17 +67,6 @@ def recipes() -> dict[str, Path]:
     return {recipe.name: folder / recipe.file_path for recipe in _registry()}
 
 
-def supports_distributed(recipe: str) -> bool:
-    """Whether torchtune's recipe can run on several GPUs.
-
-    Raises:
-        LookupError: torchtune has no such recipe.
-    """
-    if recipe not in recipes():
-        raise LookupError(f"torchtune has no recipe '{recipe}'\n  it has {', '.join(recipes())}")
-    return next(known.supports_distributed for known in _registry() if known.name == recipe)
-
-
 @cache
 def _registry() -> list[Any]:
     """What `tune ls` lists; its module holds dataclasses only, and imports none of torchtune."""

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import data_files, sweep, torchtune_catalog
+from cruijff_kit import data_files, override_checks, torchtune_catalog
+from cruijff_kit.config_tree import find, output_dir_of, unescape
 from cruijff_kit.errors import Problem
 from cruijff_kit.experiment import Experiment, datasets
-from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import Run, is_parameter, torchtune_key
-from cruijff_kit.config_tree import find, is_computed, output_dir_of, unescape
-from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, dropped_arguments, key_fault
+from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, weight_files
 from cruijff_kit.yaml_source import KeyPath
 
 HF_CHECKPOINTER_BLOCK = f"""add under controls:
@@ -58,7 +57,7 @@ def check_names(composer: Composer) -> list[Problem]:
         if name in set_names and (other not in set_names or _left_out(experiment, name, other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
             problems.append(problem(set_names[name], f"'{name}' is set and '{other}' is not", fix))
-    return problems + _check_override(composer)
+    return problems + override_checks.check(composer)
 
 
 def _left_out(experiment: Experiment, name: str, other: str) -> bool:
@@ -87,72 +86,6 @@ def _is_path(experiment: Experiment, text: str) -> bool:
     """Whether a text that could be a Hub id is meant as a path: of something, or in a folder, that is there."""
     path = experiment.path(text)
     return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
-
-
-def _check_override(composer: Composer) -> list[Problem]:
-    problem, override = composer.experiment.source.problem, composer.experiment.override
-    problems = []
-    if "output_dir" in override:
-        what = "output_dir is each run's own folder"
-        problems.append(problem(("controls", "_override", "output_dir"), what, "output.results_dir says where they lie"))
-    problems += [*_override_kinds(composer), *_override_beats(composer), *_override_unread(composer)]
-    if isinstance(override.get("checkpointer"), dict) and "save_adapter_weights_only" in override["checkpointer"]:
-        path = ("controls", "_override", "checkpointer", "save_adapter_weights_only")
-        what = "torchtune reads save_adapter_weights_only at the root, and fails on it below checkpointer"
-        problems.append(problem(path, what, "add under controls:\n  save_adapter_weights_only: true"))
-    for path, old, new in _changed_components(composer.base, override, ()):
-        dropped = dropped_arguments({**old, **new}, new)
-        if dropped and old.get("_component_") != new["_component_"]:
-            what = f"{new['_component_']} does not accept {', '.join(dropped)}: dropped"
-            problems.append(problem(("controls", "_override", *path), what, level="warning"))
-    return problems
-
-
-def _override_kinds(composer: Composer) -> Iterator[Problem]:
-    """Values of `_override` that cannot be: of a parameter's wrong type, or text where the base has a mapping."""
-    problem, override = composer.experiment.source.problem, composer.experiment.override
-    kinds = {parameter.key: parameter for name, parameter in PARAMETERS.items() if name != "dataset"}
-    for path, value in sweep.leaves(override):
-        key, place = ".".join(path), ("controls", "_override", *path)
-        parameter = kinds.get(key)
-        fault = parameter.fault(value) if parameter and not is_computed(value) else None
-        if isinstance(find(composer.base, key), dict) and not isinstance(value, dict) and key != "dataset":
-            fault = f"expected a mapping, got {value!r}"
-        elif key == "checkpointer.checkpoint_dir" and not isinstance(value, str):
-            fault = f"expected a folder, got {value!r}"
-        elif key.startswith("checkpointer.checkpoint_files") and weight_files(find(override, "checkpointer.checkpoint_files")) is None:
-            fault = "expected a list of file names, or filename_format and max_filename"
-        if fault:
-            yield problem(place, fault)
-
-
-def _override_beats(composer: Composer) -> Iterator[Problem]:
-    experiment = composer.experiment
-    for name, value in experiment.controls.items():
-        other = find(experiment.override, torchtune_key(name))
-        if other is not None and other != value:
-            what = f"'{name}' is set to {other!r} by _override, which is merged last"
-            yield experiment.source.problem(("controls", name), what, "keep it in one of the two", level="warning")
-
-
-def _override_unread(composer: Composer) -> Iterator[Problem]:
-    """Keys of `_override` that the base config has not, and neither its component nor the recipe accepts."""
-    experiment = composer.experiment
-    for path, _ in sweep.leaves(experiment.override):
-        key = ".".join(path)
-        where = composer.base if find(experiment.override, ".".join(path[:-1]) + "._component_") is None else composer.merged
-        fault = key_fault(where, key, composer.recipe_source)
-        if fault is not None and key != "checkpointer.save_adapter_weights_only":
-            what = f"nothing reads '{key}'"
-            yield experiment.source.problem(("controls", "_override", *path), what, fault or None, level="warning")
-
-
-def _changed_components(base: Any, override: Any, path: KeyPath) -> Iterator[tuple[KeyPath, dict, dict]]:
-    if isinstance(base, dict) and isinstance(override, dict):
-        if "_component_" in override:
-            yield path, base, override
-        for key, value in override.items():
-            yield from _changed_components(base.get(key), value, (*path, key))
 
 
 def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[Problem]:
@@ -295,13 +228,3 @@ def check_weights(composer: Composer, run: Run, to_run: bool) -> list[Problem]:
     fix = composer.download or "set framework_config.model_dir to the folder of the weights"
     level = "error" if given or to_run else "warning"
     return [problem(path, f"{folder} lacks {', '.join(missing)}", fix, level)]
-
-
-def weight_files(spec: Any) -> list[str] | None:
-    """The file names of torchtune's `checkpoint_files`, a list or a pattern with its last number; None if it is neither."""
-    if isinstance(spec, dict) and set(spec) == {"filename_format", "max_filename"}:
-        last = str(spec["max_filename"])
-        return [spec["filename_format"].format(str(n + 1).zfill(len(last)), last) for n in range(int(last))] if last.isdigit() else None
-    if spec is None or (isinstance(spec, list) and all(isinstance(name, str) for name in spec)):
-        return spec or []
-    return None

@@ -19,7 +19,6 @@ from cruijff_kit.torchtune_catalog import (
     read_config,
     recipes,
     signature,
-    supports_distributed,
 )
 
 NO_TORCHVISION = "ModuleNotFoundError(\"No module named 'torchvision'\")"
@@ -78,7 +77,7 @@ def is_component(value):
 packages = [m for name, m in sorted(sys.modules.items()) if name == "torch.optim" or name.startswith("torchtune.")]
 paths = {f"{m.__name__}.{name}" for m in packages for name, value in vars(m).items() if is_component(value)}
 signatures = {path: describe(path) for path in paths | set(sys.argv[1:])}
-listed = [[r.name, r.supports_distributed, [c.name for c in r.configs]] for r in get_all_recipes()]
+listed = [[r.name, [c.name for c in r.configs]] for r in get_all_recipes()]
 print(json.dumps({"signatures": signatures, "recipes": listed}))
 """
 
@@ -111,9 +110,8 @@ def test_a_base_config_is_known_by_the_name_of_tune_ls_with_its_recipe_and_file(
 
 def test_base_configs_and_recipes_are_those_of_tune_ls(imported):
     listed = imported["recipes"]
-    distributed = {name: distributed for name, distributed, _ in listed}
-    assert {name: supports_distributed(name) for name in recipes()} == distributed
-    assert [name for _, _, names in listed for name in names] == list(base_configs())
+    assert [name for name, _ in listed] == list(recipes())
+    assert [name for _, names in listed for name in names] == list(base_configs())
 
 
 def test_every_recipe_and_all_configs_but_one_are_files():
@@ -121,29 +119,18 @@ def test_every_recipe_and_all_configs_but_one_are_files():
     assert {name for name, config in base_configs().items() if not config.path.is_file()} == NO_FILE
 
 
-def test_some_recipes_run_on_several_gpus_and_some_do_not():
-    assert supports_distributed("lora_finetune_distributed") is True
-    assert supports_distributed("lora_finetune_single_device") is False
-
-
-def test_a_recipe_that_torchtune_has_not_is_an_error_that_names_those_it_has():
-    with pytest.raises(LookupError) as error:
-        supports_distributed("lora_finetune")
-    assert str(error.value) == f"torchtune has no recipe 'lora_finetune'\n  it has {', '.join(recipes())}"
-
-
 def test_without_torchtune_every_question_about_it_says_how_to_install_it():
     code = """
 sys.modules["torchtune"] = None  # find_spec then answers as if it were not installed
 from cruijff_kit.torchtune_catalog import *
-for question in (base_configs, recipes, lambda: supports_distributed("lora_finetune_distributed")):
+for question in (base_configs, recipes):
     try:
         question()
     except LookupError as error:
         print(error)
 print(signature("torchtune.models.llama2.llama2_7b"), component_exists("torchtune.models.llama2.llama2_7b"))
 """
-    assert python(code) == "torchtune is not installed\n  pip install torchtune\n" * 3 + "None False\n"
+    assert python(code) == "torchtune is not installed\n  pip install torchtune\n" * 2 + "None False\n"
 
 
 def test_no_answer_imports_torch_or_torchtune():

@@ -15,7 +15,7 @@ from cruijff_kit.experiment import Experiment, Specification, load
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import points
 from cruijff_kit.identity import identity
-from cruijff_kit.torchtune_config import load_composer
+from cruijff_kit.base_config import load_composer
 from cruijff_kit.yaml_source import parse_yaml
 from tests.tiny_experiment import specification, write_experiment, write_spec
 from tests.tiny_llama import tiny_base_config

@@ -10,7 +10,8 @@ import yaml
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.generate import plan
 from cruijff_kit.data_files import count_rows
-from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK, weight_files
+from cruijff_kit.torchtune_config import weight_files
+from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK
 from tests.tiny_experiment import specification, write_experiment, write_spec
 from tests.tiny_llama import tiny_base_config
 
