@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import torchtune_catalog, workspace
-from cruijff_kit.config_tree import unescape
+from cruijff_kit.config_tree import find, unescape
 from cruijff_kit.identity import normalised
 
 INDEX = "model.safetensors.index.json"
@@ -71,17 +71,36 @@ def differences(train_config: Path, results: Path, folder: Path) -> dict[str, An
     `folder` is the experiment's; it may have been elsewhere when that was trained.
     """
     try:
-        trained = torchtune_catalog.read_config(results / CONFIG_COPY)
+        trained, was = _trained(results, folder)
     except FileNotFoundError:
         return f"{CONFIG_COPY}, torchtune's copy of its config, is missing"
     except Exception as error:  # a copy that was cut off is no YAML, in any of many ways
         return f"{CONFIG_COPY} cannot be read: {error}"
-    below = results.relative_to(folder).parts
-    then = Path(unescape(str(trained.get("output_dir"))))
-    was = then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
     there = _flat(normalised(trained, was))
     here = _flat(normalised(torchtune_catalog.read_config(train_config), folder))
     return {key: there.get(key) for key in sorted({*there, *here}) if there.get(key) != here.get(key)}
+
+
+def _trained(results: Path, folder: Path) -> tuple[dict[str, Any], Path]:
+    """torchtune's copy of the config, and where the experiment's folder was then."""
+    trained = torchtune_catalog.read_config(results / CONFIG_COPY)
+    below = results.relative_to(folder).parts
+    then = Path(unescape(str(trained.get("output_dir"))))
+    return trained, then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
+
+
+def other_model(train_config: Path, results: Path, folder: Path) -> str | None:
+    """The folder of the base model in training, if it is another now: the model was moved, or is another one."""
+    trained, was = _trained(results, folder)
+    there = _model_places(trained, was)
+    return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
+
+
+def _model_places(config: Mapping[str, Any], folder: Path) -> list[str]:
+    """Absolute paths of the base weights and the tokenizer, relative within the experiment's folder."""
+    texts = [find(config, "checkpointer.checkpoint_dir"), *(config.get("tokenizer") or {}).values()]
+    places = [Path(unescape(text)) for text in texts if isinstance(text, str) and text.startswith("/")]
+    return [str(place.relative_to(folder) if place.is_relative_to(folder) else place) for place in places]
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

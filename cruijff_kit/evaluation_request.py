@@ -143,8 +143,9 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 def check_model(request: Request) -> dict[str, Any]:
     """That the weights are whole and are those of this run; what they were trained with instead of its config.
 
-    Another seed is the one thing that may differ: it makes a replicate of the
-    same run, and is written beside its scores. Where the seed is swept it may not.
+    Another seed may differ: it makes a replicate of the same run. Where the seed
+    is swept it may not. So may the base model's folder, which may have been moved.
+    Both are written beside the scores.
 
     Raises:
         CruijffKitError: `Cannot load model: …` with the reason.
@@ -162,7 +163,8 @@ def check_model(request: Request) -> dict[str, Any]:
             values = ", ".join(f"{key}={value!r}" for key, value in difference.items())
             fault = f"it was trained with another config: {values}"
         else:
-            other = difference
+            place = checkpoint.other_model(request.train_config, results, request.folder)
+            other = {**difference, **({"model_dir": place} if place else {})}
     if fault is not None:
         raise CruijffKitError(f"Cannot load model: {request.shown(request.model)}: {fault}")
     if other:

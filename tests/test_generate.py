@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cruijff_kit.errors import CruijffKitError, ExperimentError
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import change, check_current, generate, plan
 from cruijff_kit.paths import Layout, run_id
+from cruijff_kit.run_mapping import Row
 from cruijff_kit.identity import identity
 from tests.tiny_experiment import write_experiment, write_spec
 
@@ -613,6 +615,31 @@ def test_a_generate_that_gives_up_leaves_the_one_that_waits_its_turn(many):
     out, err = others[0].communicate()
     assert (others[0].returncode, err) == (0, "experiment.yaml:9  variables\n  warning: 100 runs\n")
     assert "train_099.yaml" in names(many)
+
+
+def test_a_write_that_fails_leaves_no_hidden_folder_where_none_was(folder):
+    (folder / "configs/train_000.yaml").mkdir(parents=True)
+    before = listing(folder)
+    assert fault(folder, force=True).endswith("train_000.yaml is in the way")
+    assert listing(folder) == before
+
+
+def test_an_added_run_that_the_experiment_has_no_place_for_any_more_is_not_written_again(folder):
+    """Its row stays; a config that gives a full model a rank would be a new one, and a broken one."""
+    made = generate(folder)
+    row = Row("run_002", {"lora_rank": 9}, "recipe", "digest", True, {**made.runs[0].settings, "lora_rank": 9}, {})
+    old = run_mapping.read(made.layout)
+    made.layout.run_mapping.write_text(replace(old, rows=(*old.rows, row)).render())
+    assert [run.id for run in plan(folder).added] == ["run_002"]
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    framework = {"base_config": "llama3_1/8B_full_single_device"}
+    write_spec(folder, {"experiment": spec["experiment"], "framework_config": framework, "variables": {"seed": [1, 2]}})
+    try:
+        configs = [run.config for run in plan(folder).added]
+    except ExperimentError as error:
+        assert "run_002" in str(error)
+    else:
+        assert not any("lora_rank" in config["model"] for config in configs)
 
 
 def test_a_fault_is_an_experiment_error_with_its_problems(folder):

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cruijff_kit import multirun_config, resolvers
+from cruijff_kit import multirun_config, resolvers, sweep
 from cruijff_kit.experiment import load
 from cruijff_kit.multirun_config import value_text
 from cruijff_kit.parameters import PARAMETERS
@@ -77,6 +77,18 @@ def test_the_names_in_a_mapping_are_seen_unchanged(tmp_path):
 @pytest.mark.parametrize("key", AWKWARD_KEYS)
 def test_an_awkward_name_in_a_mapping_is_seen_unchanged(tmp_path, key):
     assert composed(tmp_path, {"v": {key: 1}}) == {"v": {key: 1}}
+
+
+@pytest.mark.parametrize("key", ["é", "#", "it's", "true", "null", "1", "1.5", ""])
+def test_a_name_in_a_mapping_that_hydra_cannot_hold_is_a_fault_of_generate_and_not_of_the_run(tmp_path, key):
+    """Hydra's grammar has no quotes for the names in a mapping: such a value cannot be swept."""
+    dataset = {"source": "a/b", "column_map": {key: "x"}}
+    spec = specification("/models/tiny") | {"variables": {"dataset": [dataset, "c/d"]}, "controls": {}}
+    folder = write_experiment(tmp_path / "e", "/models/tiny", spec)
+    if said := sweep.check(load(folder)):
+        assert str(said[0]).startswith("experiment.yaml:1")
+        return
+    assert composed(tmp_path, {"v": dataset}) == {"v": dataset}
 
 
 @pytest.mark.parametrize("text", ["\\${x}", "a\\\\${x}", "\\\\\\${x}"])

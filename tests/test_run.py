@@ -366,3 +366,66 @@ def test_a_parameter_on_the_command_line_beats_a_paired_variable(tmp_path: Path,
     first = cruijff("run", folder, "stages=[]", "lora_alpha=4")
     assert first.returncode == 0, first.stderr
     assert len(yaml.safe_load((folder / "configs/run_mapping.yaml").read_text())["runs"]) == 4
+
+
+def test_weights_that_were_trained_from_another_base_model_say_so(
+    swept: tuple[Path, str], tmp_path: Path, tiny_model: Path, cruijff: Command
+) -> None:
+    folder = copied(swept[0], tmp_path / "another model", cruijff)
+    shutil.copytree(tiny_model, tmp_path / "other")
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    spec["framework_config"]["model_dir"] = str(tmp_path / "other")
+    write_spec(folder, spec)
+    assert cruijff("generate", "--force", folder).returncode == 0
+    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: run_000 was trained with {{'model_dir': '{tiny_model}'}}" in done.stderr
+    assert results_of(folder, "run_000")["trained_with"] == {"model_dir": str(tiny_model)}
+
+
+def test_an_interrupted_retraining_does_not_pass_the_old_weights_off_as_its_own(
+    swept: tuple[Path, str], tmp_path: Path, cruijff: Command
+) -> None:
+    folder = copied(swept[0], tmp_path / "interrupted", cruijff)
+    copy = folder / "results/run_000/torchtune_config.yaml"
+    copy.write_text(copy.read_text())  # what torchtune does first when it starts
+    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "it is older than the training that torchtune_config.yaml is of: train it again" in done.stderr
+
+
+def test_a_one_off_evaluation_shows_its_settings_beside_its_scores(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "one-off", cruijff)
+    done = typed("python", folder / "configs/eval_000.py", "limit=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split() for line in _scores(folder).splitlines() if line.strip().startswith("run_")}
+    assert (rows["run_000"][-2:], rows["run_001"][-1]) == (["2", "limit=2"], "12")
+    tasks = folder / "evals/scorers.py"
+    tasks.write_text("EXACT = True\n")
+    assert "stale: of another version of the task" in _scores(folder)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("limit=abc", "limit: Input should be a valid integer, got 'abc'"),
+        ("limit=0", "limit: Input should be greater than or equal to 1, got 0"),
+        ("generate.max_tokns=4", "generate.max_tokns: 'max_tokns' is no generation setting of Inspect\n  did you mean 'max_tokens'?"),
+        ("generate.max_tokens=abc", "generate.max_tokens: expected a whole number of at least 1, got 'abc'"),
+        ("tasks=[capitalise]", "tasks: there is no task 'capitalise': did you mean 'capitalize'?"),
+        ("lmit=4", "lmit=4: no setting of an evaluation: did you mean 'limit'?"),
+    ],
+)
+def test_a_wrong_setting_of_an_evaluation_is_named(swept: tuple[Path, str], tmp_path: Path, word: str, message: str) -> None:
+    done = typed("python", swept[0] / "configs/eval_000.py", word, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"{message}\n")
+
+
+def test_two_evaluations_of_one_run_train_it_once(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
+    folder = write_experiment(tmp_path / "twice", tiny_model)
+    words = ["lora_rank=2", "evaluation.limit=1,2", "hydra.launcher.max_parallel=2"]
+    done = cruijff("run", folder, "--multirun", *words)
+    assert done.returncode == 0, done.stderr
+    logs = [path.read_text() for path in (folder / ".cruijff-kit/jobs").rglob("*_log.out")]
+    assert sum("is trained already" in log for log in logs) == 1
+    assert len(list((folder / "eval_results/run_000/capitalize").glob("*/results.json"))) == 2

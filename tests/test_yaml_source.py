@@ -241,6 +241,13 @@ def test_a_number_of_thousands_of_digits_is_refused():
     assert fault(f"a: {'9' * 5000}\n").startswith("experiment.yaml\n  invalid YAML: Exceeds the limit (4300 digits)")
 
 
+def test_a_file_cannot_ask_for_the_yaml_1_1_that_would_read_yes_as_true():
+    try:
+        assert parse("%YAML 1.1\n---\na: yes\n").data == {"a": "yes"}
+    except ExperimentError as error:
+        assert str(error).startswith("experiment.yaml:1\n")
+
+
 # Files
 
 
