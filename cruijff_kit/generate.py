@@ -17,7 +17,7 @@ from cruijff_kit.experiment import Experiment, load
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
 from cruijff_kit.run_mapping import Row, RunMapping
-from cruijff_kit.sweep import Run
+from cruijff_kit.sweep import Run, torchtune_key
 from cruijff_kit.torchtune_config import Composer
 
 MANY_RUNS = 100
@@ -104,12 +104,18 @@ def _check_size(experiment: Experiment, runs: int) -> list[Problem]:
 def _compose(composer: Composer, rows: dict[str, Row]) -> tuple[list[Run], list[Run]]:
     """The sweep's runs, and those that came from overrides: their numbers are theirs, and a point equal to one has its."""
     points = [_compose_point(composer, params) for params in sweep.points(composer.experiment)]
-    added = {name: composer.run(name, row.params, row.settings, row.torchtune) for name, row in rows.items()}
+    fitting = {name: row for name, row in rows.items() if _fits(composer, row)}  # the others keep their rows alone
+    added = {name: composer.run(name, row.params, row.settings, row.torchtune) for name, row in fitting.items()}
     theirs = {run.identity: name for name, run in added.items()}
-    numbers = (name for number in itertools.count() if (name := run_id(number, len(points))) not in added)
+    numbers = (name for number in itertools.count() if (name := run_id(number, len(points))) not in rows)
     runs = [composer.named(run, theirs[run.identity] if run.identity in theirs else next(numbers)) for run in points]
     taken = {run.id for run in runs}
     return runs, [run for name, run in added.items() if name not in taken]
+
+
+def _fits(composer: Composer, row: Row) -> bool:
+    """Whether the base config, which may be another by now, has a place for all that an added run sets."""
+    return all(composer.key_fault(torchtune_key(name)) is None for name in row.settings)
 
 
 def _compose_point(composer: Composer, params: dict) -> Run:
@@ -176,9 +182,11 @@ def train_config_text(made: Plan, run: Run) -> str:
 
 def _mapping_text(made: Plan, cluster: str) -> str:
     """Like the old one to the letter if only the time would differ."""
-    rows = tuple(replace(made.rows[run.id], params=run.params) if run.id in made.rows else Row.of(run) for run in made.all_runs)
+    rows = [replace(made.rows[run.id], params=run.params) if run.id in made.rows else Row.of(run) for run in made.all_runs]
+    there = {row.id for row in rows}
+    rows += [row for name, row in made.rows.items() if name not in there]
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, rows, cluster)
+    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, tuple(rows), cluster)
     same = made.old and replace(new, generated_at=made.old.generated_at).render()
     return same if made.old and same == made.old.render() else new.render()
 
@@ -229,7 +237,9 @@ def _check(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[
     differing = wanted.differing()
     if differing and not force:
         raise CruijffKitError(_differing_text(made, differing))
-    if len(made.runs) >= MANY_RUNS and wanted.needed():
+    needed = wanted.needed()
+    workspace.check(needed, made.experiment.folder)
+    if len(made.runs) >= MANY_RUNS and needed:
         confirm(len(made.runs))
 
 

@@ -103,6 +103,20 @@ def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -
     return [problem(path, fault)] if fault else []
 
 
+# Hydra's grammar knows no quotes for a mapping's keys.
+HYDRA_KEY = re.compile(r"[A-Za-z0-9_ ./@$+*%?|:,=()\[\]{}-]+")
+
+
+def _check_keys(experiment: Experiment, path: KeyPath, value: Any) -> list[Problem]:
+    """Keys within a variable's mapping that a multirun could not hold: they would break it, or change their type."""
+    names = {name for keys, _ in leaves(value) for name in keys} if isinstance(value, dict) else set()
+    return [
+        experiment.source.problem(path, f"a mapping that is swept cannot have the key {name!r}", "use ASCII letters, digits and '_'")
+        for name in sorted(names)
+        if not HYDRA_KEY.fullmatch(name) or re.fullmatch(r"true|false|null|[-+0-9.e_]+|inf|nan", name, re.IGNORECASE)
+    ]
+
+
 def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> list[Problem]:
     problem, path = experiment.source.problem, ("variables", name)
     problems = [
@@ -110,6 +124,7 @@ def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> lis
         for index, value in enumerate(values)
         if any(value == other and type(value) is type(other) for other in values[:index])
     ]
+    problems += [fault for index, value in enumerate(values) for fault in _check_keys(experiment, (*path, index), value)]
     if is_parameter(name):
         return problems
     if any(not isinstance(value, dict) or not value for value in values):

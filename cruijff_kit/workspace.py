@@ -90,7 +90,7 @@ def write(change: Change, folder: Path, hidden: Path) -> None:
     """
     staging = hidden / "pending.tmp"
     try:
-        _check_in_the_way(change, folder)
+        check(change, folder)
         recover(hidden)
         _lay_down(change, folder, staging)
         os.rename(staging, hidden / "pending")
@@ -100,8 +100,19 @@ def write(change: Change, folder: Path, hidden: Path) -> None:
     _move_into_place(hidden / "pending")
 
 
+def check(change: Change, folder: Path) -> None:
+    """That everything can be replaced and removed once the change is committed.
+
+    Raises:
+        CruijffKitError: it cannot.
+    """
+    try:
+        _check_in_the_way(change, folder)
+    except OSError as error:
+        raise CruijffKitError(f"{folder}: nothing was written: {error}") from error
+
+
 def _check_in_the_way(change: Change, folder: Path) -> None:
-    """What could not be replaced or removed once the change is committed."""
     for path in [*change.files, *change.links, *change.removals]:
         if folder not in Path(os.path.normpath(path)).parents:
             raise PermissionError(f"{path} is not in the experiment's folder")

@@ -69,6 +69,8 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     """The mapping that `text` holds; `file` is the name used in messages."""
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if text.lstrip("\ufeff").startswith("%"):
+        raise ExperimentError([Problem(file, "a YAML directive is not supported: this is YAML 1.2", line=1, fix="remove the line")])
     try:
         _refuse_cycles(text, file)
         document = _loader().load(text)

@@ -603,7 +603,7 @@ def test_a_log_is_read_by_line_and_by_redrawn_piece() -> None:
 def test_the_reason_is_the_line_that_was_raised() -> None:
     trace = 'Traceback (most recent call last):\n  File "a", line 1\n    f()\nKeyError: 1\n'
     chained = trace + "\nDuring handling of the above exception, another exception occurred:\n\n"
-    assert last_line(chained + trace.replace("KeyError: 1", "my.Error: two\nlines")) == "my.Error: two"
+    assert last_line(chained + trace.replace("KeyError: 1", "my.Error: two\nlines")) == "Error: two"
     assert last_line("no traceback\nat all\n") == "at all"
     assert last_line("") == ""
 
