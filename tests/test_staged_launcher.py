@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.version import VersionBase
 from hydra_plugins.staged_launcher._display import HEARTBEAT_EVERY_S, PlainDisplay
 from hydra_plugins.staged_launcher._failures import last_line
 from hydra_plugins.staged_launcher._gpus import parse_listing, parse_visible
@@ -27,6 +28,7 @@ from hydra_plugins.staged_launcher._processes import Process, _ps_table, descend
 from hydra_plugins.staged_launcher._stages import Stage, point_stages, read_stages
 from hydra_plugins.staged_launcher._works import State, Work, end, next_ready
 from omegaconf import OmegaConf
+from packaging.version import Version
 
 LAUNCHERS = Path(__file__).parents[1] / "launchers"
 
@@ -171,6 +173,12 @@ def app(tmp_path: Path) -> App:
 def plugins_for_subprocesses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's suites start applications that find the plugins as installed ones would."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(LAUNCHERS), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture(autouse=True)
+def hydras_default_version_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's own suite expects it, and an application composed earlier in this process sets another for good."""
+    monkeypatch.setattr(VersionBase.instance(), "version_base", Version("1.1"))
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
