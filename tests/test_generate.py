@@ -39,7 +39,7 @@ SEEDS_LINES = """\
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """A copy of the seed's example."""
+    """A copy of the rank study."""
     return Path(shutil.copytree(EXAMPLES / "lora_rank_with_eval", tmp_path / "lora_rank_with_eval"))
 
 

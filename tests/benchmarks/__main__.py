@@ -26,7 +26,7 @@ def seconds(command: list[str | Path], repeats: int = 5) -> float:
 
 
 def sweep(folder: Path, runs: int) -> Path:
-    """The seed experiment with `runs` points: four ranks, and as many seeds as that takes."""
+    """The rank study with `runs` points: four ranks, and as many seeds as that takes."""
     target = folder / str(runs)
     shutil.copytree(REPOSITORY / "examples" / "lora_rank_with_eval", target)
     spec = yaml.safe_load((target / "experiment.yaml").read_text())
