@@ -116,7 +116,7 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         ExperimentError: experiment.yaml or an override is wrong; nothing was started.
         CruijffKitError: experiment.yaml changed since generate, or the folder was moved.
     """
-    from cruijff_kit import workspace
+    from cruijff_kit import overrides, workspace
     from cruijff_kit.generate import change, check_current, plan
     from cruijff_kit.paths import HIDDEN
 
@@ -128,9 +128,11 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         made = plan(folder, to_run=True, weights=any("train" in config.stages for config in configs))
         check_current(made)
         known = {run.identity: run for run in reversed(made.all_runs)}
-        runs, problems = [], []
+        runs, words, problems = [], [], []
         for config in configs:
+            check_stages(config)
             try:
+                words.append(overrides.evaluation_words(made, config))
                 runs.append(_run_of(made, known, config))
             except ExperimentError as error:
                 problems += error.problems
@@ -139,7 +141,13 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         needed = change(made).needed()
         if needed:
             workspace.write(needed, folder, hidden)
-    return _prepared(made, configs, runs)
+    return _prepared(made, configs, runs, words)
+
+
+def check_stages(config: DictConfig) -> None:
+    wrong = isinstance(config.stages, str) or [stage for stage in config.stages if stage not in ("train", "eval")]
+    if wrong:
+        raise CruijffKitError(f"stages={config.stages}: expected a list of train and eval: stages=[eval]")
 
 
 def check_source(config: DictConfig, folder: Path) -> None:
@@ -166,7 +174,8 @@ def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
     from cruijff_kit.run_mapping import Row
 
     point = overrides.read(made, config)
-    number = 1 + max(int(run.id.removeprefix("run_")) for run in made.all_runs)
+    taken = {*made.rows, *(run.id for run in made.all_runs)}
+    number = 1 + max(int(name.removeprefix("run_")) for name in taken)
     width = len(made.runs[0].id) - len("run_")
     fresh = made.composer.run(f"run_{number:0{width}d}", point.params, point.settings, point.torchtune)
     overrides.check_took_effect(point, fresh)
@@ -181,16 +190,18 @@ def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
     return fresh
 
 
-def _prepared(made: Plan, configs: Sequence[DictConfig], runs: Sequence[Run]) -> Prepared:
-    """A config for each point, the same one for points that are equal; beside a sweep, the baseline's."""
-    from cruijff_kit import overrides
+def _prepared(made: Plan, configs: Sequence[DictConfig], runs: Sequence[Run], settings: Sequence[list[str]]) -> Prepared:
+    """A config for each point, the same one for points that are equal; beside a sweep, the baseline's.
+
+    Args:
+        settings: what each point's evaluation is told, `limit=5`.
+    """
     from cruijff_kit.paths import BASELINE
 
     points: dict[tuple, DictConfig] = {}
     baselines: dict[tuple, DictConfig] = {}
     filled = []
-    for config, run in zip(configs, runs):
-        words = overrides.evaluation_words(made, config)
+    for config, run, words in zip(configs, runs, settings):
         key = (run.id, *config.stages, *words)
         if key not in points:
             points[key] = _filled(made, config, run.id, run.recipe, words)
@@ -211,9 +222,6 @@ def _filled(made: Plan, config: DictConfig, name: str, recipe: str, words: Seque
 
     layout = made.layout
     config = copy.deepcopy(config)
-    wrong = [stage for stage in config.stages if stage not in ("train", "eval")]
-    if wrong or isinstance(config.stages, str):
-        raise CruijffKitError(f"stages={config.stages}: expected a list of train and eval: stages=[eval]")
     with open_dict(config):
         config.run = name
         config.stages = [stage for stage in config.stages if stage != "eval" or config.evaluation.enabled]

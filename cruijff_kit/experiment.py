@@ -261,17 +261,17 @@ def datasets(experiment: Experiment) -> dict[KeyPath, str]:
 
 
 def _check_output(experiment: Experiment) -> list[Problem]:
-    """The three folders of `output`: below the experiment's, and not one inside another."""
+    """The three folders of `output`: below the experiment's, and not inside another that is in use."""
     problems = []
     folders = {key: experiment.path(value) for key, value in experiment.spec.output.model_dump().items()}
     for key, folder in folders.items():
-        others = [other for name, other in folders.items() if name != key and experiment.folder in other.parents]
+        others = [other for name, other in folders.items() if name != key]
         others += [experiment.folder / name for name in (".cruijff-kit", "scripts")]
-        if experiment.spec.evaluation.tasks_dir:
-            others.append(experiment.path(experiment.spec.evaluation.tasks_dir))
+        others.append(experiment.path(experiment.spec.evaluation.tasks_dir or ""))
+        others = [other for other in others if experiment.folder in other.parents]  # tasks may be shared: `..`
         if experiment.folder not in folder.parents:
             what = f"'{folder}' is not inside the experiment's folder"
-        elif any(folder == other or (other in folder.parents and other != experiment.folder) for other in others):
+        elif any(other in (folder, *folder.parents) for other in others):
             what = f"'{folder}' is in use for something else, or inside such a folder"
         else:
             continue

@@ -10,7 +10,7 @@ from typing import Any
 from cruijff_kit import yaml_text
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.parameters import PARAMETERS
-from cruijff_kit.sweep import is_parameter
+from cruijff_kit.sweep import is_parameter, matches
 from cruijff_kit.config_tree import escape, set_dotted
 from cruijff_kit.torchtune_config import Composer
 
@@ -91,7 +91,7 @@ def excluded(experiment: Experiment) -> Iterator[dict[str, Any]]:
         for variable, entries in variables.items():
             here = {} if is_parameter(variable) else {key: inner[key] for key in inner if any(key in entry for entry in entries)}
             if here:
-                choices.append([(variable, entry) for entry in entries if all(entry.get(key) == value for key, value in here.items())])
+                choices.append([(variable, entry) for entry in entries if matches(entry, here)])
         for combination in itertools.product(*choices):
             yield {**plain, **dict(combination)}
 

@@ -60,11 +60,12 @@ def points(experiment: Experiment) -> Iterator[dict[str, Any]]:
     exclude = [flatten(partial) for partial in spec.exclude]
     for values in itertools.product(*spec.variables.values()):
         params = flatten(dict(zip(spec.variables, values)))
-        if not any(_matches(params, partial) for partial in exclude):
+        if not any(matches(params, partial) for partial in exclude):
             yield params
 
 
-def _matches(params: Mapping[str, Any], partial: Mapping[str, Any]) -> bool:
+def matches(params: Mapping[str, Any], partial: Mapping[str, Any]) -> bool:
+    """Whether `params` has every value of `partial`; one that it lacks is not null."""
     return all(name in params and params[name] == value for name, value in partial.items())
 
 
@@ -103,18 +104,26 @@ def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -
     return [problem(path, fault)] if fault else []
 
 
-# Hydra's grammar knows no quotes for a mapping's keys.
+# Hydra's grammar knows no quotes for a mapping's keys: these letters it holds, and these words it reads as no text.
 HYDRA_KEY = re.compile(r"[A-Za-z0-9_ ./@$+*%?|:,=()\[\]{}-]+")
+NO_TEXT = re.compile(r"true|false|null|[-+]?(\.?\d[\d_.]*(e[-+]?\d[\d_]*)?|inf|nan)", re.IGNORECASE)
 
 
 def _check_keys(experiment: Experiment, path: KeyPath, value: Any) -> list[Problem]:
     """Keys within a variable's mapping that a multirun could not hold: they would break it, or change their type."""
-    names = {name for keys, _ in leaves(value) for name in keys} if isinstance(value, dict) else set()
     return [
         experiment.source.problem(path, f"a mapping that is swept cannot have the key {name!r}", "use ASCII letters, digits and '_'")
-        for name in sorted(names)
-        if not HYDRA_KEY.fullmatch(name) or re.fullmatch(r"true|false|null|[-+0-9.e_]+|inf|nan", name, re.IGNORECASE)
+        for name in sorted(set(_keys_within(value)))
+        if not HYDRA_KEY.fullmatch(name) or NO_TEXT.fullmatch(name)
     ]
+
+
+def _keys_within(value: Any) -> Iterator[str]:
+    """The keys of every mapping in `value`, those in its lists too."""
+    if isinstance(value, dict):
+        yield from value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys_within(item)
 
 
 def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> list[Problem]:

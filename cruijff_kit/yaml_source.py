@@ -69,10 +69,8 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     """The mapping that `text` holds; `file` is the name used in messages."""
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    if text.lstrip("\ufeff").startswith("%"):
-        raise ExperimentError([Problem(file, "a YAML directive is not supported: this is YAML 1.2", line=1, fix="remove the line")])
     try:
-        _refuse_cycles(text, file)
+        _refuse_directives_and_cycles(text, file)
         document = _loader().load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -105,13 +103,17 @@ def _loader() -> Any:
     return loader
 
 
-def _refuse_cycles(text: str, file: str) -> None:
-    """An alias inside its own anchor, which would be read as null or for ever."""
+def _refuse_directives_and_cycles(text: str, file: str) -> None:
+    """A `%YAML 1.1`, where yes is true, and an alias inside its own anchor, read as null or for ever."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
 
     open_anchors: list[str | None] = []
     for event in YAML(typ="rt").parse(text):
+        if isinstance(event, DocumentStartEvent) and (event.version or event.tags):
+            what, fix = "a YAML directive is not supported: this is YAML 1.2", "remove the line"
+            directive = text.rfind("\n%", 0, event.start_mark.index) + 1  # the mark is of the `---` below it
+            raise ExperimentError([Problem(file, what, line=text.count("\n", 0, directive) + 1, fix=fix)])
         if isinstance(event, CollectionStartEvent):
             open_anchors.append(event.anchor)
         elif isinstance(event, CollectionEndEvent):

@@ -312,6 +312,29 @@ def test_an_output_folder_is_not_the_hidden_one_whose_files_come_and_go(tmp_path
     assert faults(tmp_path, f"{MINIMAL}output:\n  configs_dir: {hidden}\n").startswith("experiment.yaml:7  output.configs_dir\n")
 
 
+@pytest.mark.parametrize("taken", ["scripts", "scripts/x", "evals", "./evals/x/"])
+def test_an_output_folder_is_not_that_of_the_scripts_or_of_the_tasks(tmp_path, taken):
+    assert faults(tmp_path, f"{MINIMAL}output:\n  configs_dir: {taken}\n{EVALUATION}") == (
+        f"experiment.yaml:7  output.configs_dir\n  '{(tmp_path / taken).resolve()}' is in use for something else, or inside such a folder"
+    )
+
+
+@pytest.mark.parametrize("shared", [".", "..", "/"])
+def test_the_tasks_may_lie_in_a_folder_that_holds_the_experiment(tmp_path, shared):
+    assert loaded(tmp_path, MINIMAL + EVALUATION.replace("evals/", shared)).spec.evaluation.tasks_dir == shared
+
+
+@pytest.mark.parametrize("section", ["variables", "controls", "exclude", "evaluation", "output"])
+def test_a_section_with_nothing_below_it_counts_as_absent(tmp_path, section):
+    without = loaded(tmp_path, MINIMAL).spec
+    assert loaded(tmp_path, f"{MINIMAL}{section}:\n").spec == without
+
+
+def test_a_required_section_with_nothing_below_it_is_missing(tmp_path):
+    said = faults(tmp_path, "experiment: {name: tiny, framework: torchtune}\nframework_config:\n")
+    assert said == "experiment.yaml:2  framework_config\n  missing required key 'framework_config'"
+
+
 def test_all_faults_of_form_are_reported_together_in_the_order_of_the_sections(tmp_path):
     text = """\
 experiment:

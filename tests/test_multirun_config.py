@@ -28,7 +28,7 @@ STRINGS = ["", " ", " a ", "a b", "a,b", "a=b", "a:b", "[a]", "{a: 1}", "{a}", "
            "data/train.jsonl", "/abs/a b.json", "yahma/alpaca-cleaned", "https://x.org/a?b=c&d=e"]  # fmt: skip
 OTHERS = [0, 1, -1, 10**20, 1.5, 1e-5, 1e16, 1e22, 5e-324, -0.0, 0.1 + 0.2, True, False, None, [], {}, [1, [2, [None]]],
           ["a", True, 1.5], {"a": {"b": [1, {"c": "d,e"}]}}, {"_component_": "x.y", "source": "a/b"}]  # fmt: skip
-KEYS = ["a", "a.b", "a-b", "a_b", "a/b", "a b", "A1", "_x", "a@b", "a$b", "a+b", "a*b", "a%b", "a?b", "a|b", "-a"]
+KEYS = ["e", "_", "-", "..", "e1", "1e", "2024-01-01", "a", "a.b", "a-b", "a_b", "a/b", "a b", "A1", "_x", "a@b", "a$b", "a+b", "a*b", "a%b", "a?b", "a|b", "-a"]
 AWKWARD_KEYS = ["a:b", "a,b", "a=b", "a\\b", "a(b)", "a[b]", "a{b}", " a", "a "]
 
 
@@ -79,7 +79,7 @@ def test_an_awkward_name_in_a_mapping_is_seen_unchanged(tmp_path, key):
     assert composed(tmp_path, {"v": {key: 1}}) == {"v": {key: 1}}
 
 
-@pytest.mark.parametrize("key", ["é", "#", "it's", "true", "null", "1", "1.5", ""])
+@pytest.mark.parametrize("key", ["é", "#", "it's", "true", "null", "1", "1.5", "1e5", "-inf", "+nan", ""])
 def test_a_name_in_a_mapping_that_hydra_cannot_hold_is_a_fault_of_generate_and_not_of_the_run(tmp_path, key):
     """Hydra's grammar has no quotes for the names in a mapping: such a value cannot be swept."""
     dataset = {"source": "a/b", "column_map": {key: "x"}}
@@ -188,6 +188,37 @@ def test_a_parameter_of_a_pair_has_the_pairs_value_or_the_base_configs_until_it_
     assert at(pair={"lora_rank": 8, "lora_alpha": 16}) == [8, 16, "cpu", 16]
     assert at(pair={"lora_rank": 16, "lora_alpha": 64, "device": "cuda"}) == [16, 64, "cuda", 32]
     assert at(pair=pairs[0], lora_rank=99) == [99, 16, "cpu", 198]
+
+
+def test_a_mapping_stands_at_null_for_hydra_would_merge_what_is_given_into_it(tmp_path):
+    dataset = {"_component_": "torchtune.datasets.instruct_dataset", "source": "a/b"}
+    swept = rendered(made(tmp_path / "swept", variables={"dataset": [dataset, "c/d"]}, controls={}))
+    held = rendered(made(tmp_path / "held", variables={"seed": [1, 2]}, controls={"dataset": dataset}))
+    assert [swept["dataset"], held["dataset"]] == [None, None]
+
+
+def test_a_dotted_variable_is_nested_below_torchtune_with_its_first_value(tmp_path):
+    variables = {"optimizer.betas": [[0.9, 0.95], [0.9, 0.99]], "optimizer.fused": [True, False], "loss": [{"seed": 1}]}
+    assert rendered(made(tmp_path / "e", variables=variables))["torchtune"] == {"optimizer": {"betas": [0.9, 0.95], "fused": True}}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        ({"lora_alpha": 1}, [{"pair": {"lora_rank": 8, "lora_alpha": 1}}, {"pair": {"lora_rank": 16, "lora_alpha": 1}}]),
+        ({"lora_rank": 16, "seed": 2}, [{"seed": 2, "pair": {"lora_rank": 16, "lora_alpha": 1}}]),
+        ({"clip_grad_norm": None}, [{"pair": {"lora_rank": 32, "clip_grad_norm": None}}]),
+        ({"lora_rank": 64}, []),
+        ({"seed": 1}, [{"seed": 1}]),
+    ],
+)
+def test_what_is_excluded_is_said_in_the_sweeps_own_keys_and_is_what_generate_leaves_out(tmp_path, exclude, expected):
+    pairs = [{"lora_rank": 8, "lora_alpha": 1}, {"lora_rank": 16, "lora_alpha": 1}, {"lora_rank": 32, "clip_grad_norm": None}]
+    composer = made(tmp_path / "e", variables={"seed": [1, 2], "pair": pairs}, controls={}, exclude=[exclude])
+    assert list(multirun_config.excluded(composer.experiment)) == expected
+    grid = [{"seed": seed, "pair": pair} for seed in (1, 2) for pair in pairs]
+    left = [point for point in grid if not any(sweep.matches(point, partial) for partial in expected)]
+    assert list(sweep.points(composer.experiment)) == [sweep.flatten(point) for point in left]
 
 
 HYDRA_VARIABLES = {

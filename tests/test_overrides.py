@@ -84,6 +84,7 @@ def test_run_adds_no_run_to_the_sweep_in_the_file(name: str, tmp_path: Path, mod
         (["torchtune.output_dir=/x"], "'output_dir' is the run's own folder: results_dir in experiment.yaml says where they lie"),
         (["torchtune.checkpointer.checkpoint_dir=/x"], "'checkpointer.checkpoint_dir' is the model's folder: set framework_config.model_dir"),
         (["evaluation.baseline=true"], "experiment.yaml has no baseline to run\n  set evaluation.baseline there, and generate"),
+        (["lora_rank=9", "evaluation.limit=0"], "evaluation.limit\n  Input should be greater than or equal to 1, got 0"),
         (["stages=eval"], "stages=eval: expected a list of train and eval: stages=[eval]"),
     ],
 )

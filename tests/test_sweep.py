@@ -332,6 +332,25 @@ def test_an_exclusion_without_variables_is_of_nothing():
     assert faults("exclude: [{lora_rank: 8}]\n") == "experiment.yaml:3  exclude[0].lora_rank\n  'lora_rank' is no variable"
 
 
+# Mappings that are swept
+
+
+@pytest.mark.parametrize(
+    "value", ["{source: a/b, 'KEY': 1}", "{source: a/b, column_map: {'KEY': x}}", "{source: a/b, filters: [[{'KEY': x}]]}"]
+)
+@pytest.mark.parametrize("key", ["é", "#", "true", "NULL", "0", "-1", "1.5", "+.5", "1e-5", "1_0", "inf", "-Inf", "+nan"])
+def test_a_key_that_a_multirun_cannot_hold_is_a_fault_however_deep(value, key):
+    assert faults(f"variables: {{dataset: [c/d, {value.replace('KEY', key)}]}}\n") == (
+        f"experiment.yaml:3  variables.dataset[1]\n  a mapping that is swept cannot have the key {key!r}\n"
+        "  use ASCII letters, digits and '_'"
+    )
+
+
+@pytest.mark.parametrize("key", ["e", "_", "-", "..", "e1", "1e", "info", "nullable", "x1.5", "2024-01-01"])
+def test_a_key_that_only_resembles_a_number_or_a_word_is_no_fault(key):
+    assert faults(f"variables: {{dataset: [c/d, {{source: a/b, '{key}': 1}}]}}\n") == ""
+
+
 def test_all_faults_are_said_together():
     text = """\
 variables:

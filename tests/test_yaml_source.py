@@ -248,6 +248,19 @@ def test_a_file_cannot_ask_for_the_yaml_1_1_that_would_read_yes_as_true():
         assert str(error).startswith("experiment.yaml:1\n")
 
 
+@pytest.mark.parametrize(
+    ("before", "line"), [("", 1), ("\ufeff", 1), ("# a comment\n", 2), ("\n\n", 3), ("\ufeff# 5 %\n", 2), ("a: 1\n...\n", 3)], ids=ascii
+)
+@pytest.mark.parametrize("directive", ["%YAML 1.1", "%YAML 1.2", "%TAG !e! tag:example.org,2000:"])
+def test_a_directive_is_refused_with_its_own_line_wherever_it_stands(before, line, directive):
+    said = f"experiment.yaml:{line}\n  a YAML directive is not supported: this is YAML 1.2\n  remove the line"
+    assert fault(f"{before}{directive}\n# then\n---\na: yes\n") == said
+
+
+def test_a_percent_sign_is_no_directive():
+    assert parse("a: |\n  %YAML 1.1\nb: 5 %\n").data == {"a": "%YAML 1.1\n", "b": "5 %"}
+
+
 # Files
 
 
