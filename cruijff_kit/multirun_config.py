@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cruijff_kit import yaml_text
+from cruijff_kit.config_tree import escape, set_dotted
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import is_parameter, matches
-from cruijff_kit.config_tree import escape, set_dotted
 from cruijff_kit.torchtune_config import Composer
 
 # The keys of `evaluation` that an override may change for one `run`; eval scripts take the same.

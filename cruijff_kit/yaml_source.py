@@ -106,7 +106,12 @@ def _loader() -> Any:
 def _refuse_directives_and_cycles(text: str, file: str) -> None:
     """A `%YAML 1.1`, where yes is true, and an alias inside its own anchor, read as null or for ever."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
+    from ruamel.yaml.events import (
+        AliasEvent,
+        CollectionEndEvent,
+        CollectionStartEvent,
+        DocumentStartEvent,
+    )
 
     open_anchors: list[str | None] = []
     for event in YAML(typ="rt").parse(text):

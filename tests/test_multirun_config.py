@@ -79,7 +79,7 @@ def test_an_awkward_name_in_a_mapping_is_seen_unchanged(tmp_path, key):
     assert composed(tmp_path, {"v": {key: 1}}) == {"v": {key: 1}}
 
 
-@pytest.mark.parametrize("key", ["é", "#", "it's", "true", "null", "1", "1.5", "1e5", "-inf", "+nan", ""])
+@pytest.mark.parametrize("key", ["é", "#", "it's", "true", "null", "1", "1.5", "1.0e+5", "-inf", "+nan", ""])
 def test_a_name_in_a_mapping_that_hydra_cannot_hold_is_a_fault_of_generate_and_not_of_the_run(tmp_path, key):
     """Hydra's grammar has no quotes for the names in a mapping: such a value cannot be swept."""
     dataset = {"source": "a/b", "column_map": {key: "x"}}
@@ -198,7 +198,7 @@ def test_a_mapping_stands_at_null_for_hydra_would_merge_what_is_given_into_it(tm
 
 
 def test_a_dotted_variable_is_nested_below_torchtune_with_its_first_value(tmp_path):
-    variables = {"optimizer.betas": [[0.9, 0.95], [0.9, 0.99]], "optimizer.fused": [True, False], "loss": [{"seed": 1}]}
+    variables = {"optimizer.betas": [[0.9, 0.95], [0.9, 0.99]], "optimizer.fused": [True, False], "pair": [{"seed": 1}]}
     assert rendered(made(tmp_path / "e", variables=variables))["torchtune"] == {"optimizer": {"betas": [0.9, 0.95], "fused": True}}
 
 
