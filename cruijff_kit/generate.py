@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -156,15 +156,18 @@ def change(made: Plan, cluster: str | None = None) -> workspace.Change:
     files[layout.run_mapping] = _mapping_text(made, cluster)
     ids = [BASELINE, *(row.id for row in made.old.rows)] if made.old else []
     ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval")}
-    idle = {link for link in _model_links(made, ids) if link not in links}
+    idle = set(_idle_links(made.layout, ids, links))
     return workspace.Change(files, links, tuple(sorted((ours - files.keys()) | idle)))
 
 
-def _model_links(made: Plan, ids: Iterable[str]) -> Iterator[Path]:
-    """The links to the model that generate made in the results of runs."""
+def _idle_links(layout: Layout, ids: Iterable[str], wanted: Container[Path]) -> Iterator[Path]:
+    """The links to the model that generate made and `wanted` lacks; a link of the user's, hf_model on a bigger disk, is none."""
     for run in ids:
-        folder = made.layout.run_results(run)
-        yield from (path for path in (folder.iterdir() if folder.is_dir() else ()) if path.is_symlink())
+        folder = layout.run_results(run)
+        there = [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.is_symlink() and path not in wanted]
+        if there and layout.train_config(run).is_file():
+            text = layout.train_config(run).read_text(encoding="utf-8", errors="replace")
+            yield from (path for path in there if f"checkpoint_dir: ${{output_dir}}/{path.name}\n" in text)
 
 
 def train_config_text(made: Plan, run: Run) -> str:

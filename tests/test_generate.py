@@ -329,6 +329,23 @@ def test_force_leaves_no_generated_file_of_the_old_sweep_and_all_of_the_users(fo
     assert {(folder / name).read_text() for name in mine} == {"mine"}
 
 
+def test_a_link_of_the_users_in_the_results_is_left_alone(folder):
+    override = {"checkpointer": {"checkpoint_dir": "${output_dir}/checkpoints"}}
+    edit(folder, controls={"_override": override})
+    generate(folder)
+    theirs = [folder / f"results/run_{number}/hf_model" for number in ("000", "001")]
+    for path in theirs:
+        path.symlink_to("/scratch/weights")
+    check_current(plan(folder))
+    before = listing(folder)
+    generate(folder)
+    assert listing(folder) == before
+    edit(folder, variables={"lora_rank": [8]}, framework_config={"model_dir": None}, controls={"_override": None})
+    generate(folder, force=True)
+    assert [os.readlink(path) for path in theirs] == ["/scratch/weights"] * 2
+    assert not any(os.path.lexists(path.with_name("checkpoints")) for path in theirs)
+
+
 @pytest.mark.parametrize("text", ["", "- 1\n", "a: [1\n", "runs: 3\n"])
 def test_force_writes_a_broken_mapping_anew_as_the_fault_says(folder, text):
     generate(folder)
