@@ -16,15 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem, closest
+from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cruijff_kit.generate import Plan
     from cruijff_kit.sweep import Run
-
-COMMAND_LINE = "command line"
 
 
 def run(folder: Path, words: list[str]) -> int:

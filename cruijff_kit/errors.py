@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+COMMAND_LINE = "command line"  # the `file` of a Problem with an override
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault: where it stands, what it is, and how to mend it."""

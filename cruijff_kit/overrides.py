@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import inspect_tasks, multirun_config, sweep
-from cruijff_kit.errors import ExperimentError, Problem, closest
+from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import torchtune_key
 from cruijff_kit.config_tree import find, is_computed, set_dotted, unescape
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cruijff_kit.generate import Plan
     from cruijff_kit.sweep import Run
     from cruijff_kit.torchtune_config import Composer
-
-COMMAND_LINE = "command line"
 
 NOT_BELOW_TORCHTUNE = {
     "output_dir": "is the run's own folder: results_dir in experiment.yaml says where they lie",

@@ -106,11 +106,14 @@ def _other_settings(script: Path, task: str, settings: dict[str, Any]) -> str:
     wanted = request.settings(next(item for item in request.tasks if item["name"] == task))
     if any(wanted[name] != settings[name] for name in ("function", "args", "files")):
         return STALE
-    generate = {f"generate.{name}": settings["generate"].get(name) for name in {**wanted["generate"], **settings["generate"]}}
-    usual = {f"generate.{name}": wanted["generate"].get(name) for name in {**wanted["generate"], **settings["generate"]}}
-    there = {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}
-    here = {**{name: wanted[name] for name in ("limit", "dtype", "device")}, **usual}
-    return " ".join(f"{name}={value}" for name, value in there.items() if value != here[name])
+    there, here = _shown(settings), _shown(wanted)
+    return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
+
+
+def _shown(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a user gives on a command line, by their names there."""
+    generate = {f"generate.{name}": value for name, value in settings["generate"].items()}
+    return {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}
 
 
 def _stale(experiment: Experiment, row: Row | None, results: dict[str, Any]) -> str | None:
