@@ -21,19 +21,23 @@ from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, P
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cruijff_kit.generate import Plan
+    from cruijff_kit.plan import Plan
     from cruijff_kit.sweep import Run
 
 
 def run(folder: Path, words: list[str]) -> int:
     """`cruijff-kit run`: generates if nothing was, then the Hydra application over configs/multirun.yaml."""
     from cruijff_kit import run_mapping
-    from cruijff_kit.experiment import load
+    from cruijff_kit.experiment import read
     from cruijff_kit.generate import generate
     from cruijff_kit.paths import Layout
+    from cruijff_kit.plan import plan
     from cruijff_kit.results import print_scores
 
-    layout = Layout.of(load(folder))
+    experiment, problems = read(folder)
+    if problems:
+        plan(folder)  # raises, with all that is wrong
+    layout = Layout.of(experiment)
     if run_mapping.read(layout) is None:
         generate(folder, confirm=_many)
     start = time.time()
@@ -115,8 +119,9 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         CruijffKitError: experiment.yaml changed since generate, or the folder was moved.
     """
     from cruijff_kit import overrides, workspace
-    from cruijff_kit.generate import change, check_current, plan
+    from cruijff_kit.generate import change, check_current
     from cruijff_kit.paths import HIDDEN
+    from cruijff_kit.plan import plan
 
     folder = Path(configs[0].experiment_dir)
     check_source(configs[0], folder)
@@ -172,16 +177,15 @@ def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
     from cruijff_kit.run_mapping import Row
 
     point = overrides.read(made, config)
-    taken = {*made.rows, *(run.id for run in made.all_runs)}
-    number = 1 + max(int(name.removeprefix("run_")) for name in taken)
-    width = len(made.runs[0].id) - len("run_")
-    fresh = made.composer.run(f"run_{number:0{width}d}", point.params, point.settings, point.torchtune)
+    fresh = made.composer.run("", point.params, point.settings, point.torchtune)
     overrides.check_took_effect(point, fresh)
     if fresh.identity in known:
         return known[fresh.identity]
+    fresh = made.composer.named(fresh, made.next_id(fresh.identity))
     faults = [problem for problem in training_checks.check_runs(made.composer, [fresh]) if problem.level == "error"]
     if faults:
         raise ExperimentError(faults)
+    made.retired.pop(fresh.id, None)
     made.rows[fresh.id] = replace(Row.of(fresh), added=True, settings=point.settings, torchtune=point.torchtune)
     made.added.append(fresh)
     known[fresh.identity] = fresh

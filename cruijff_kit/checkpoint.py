@@ -12,7 +12,7 @@ from typing import Any
 
 from cruijff_kit import torchtune_catalog, workspace
 from cruijff_kit.config_tree import find, unescape
-from cruijff_kit.identity import normalised
+from cruijff_kit.identity import identity, normalised
 
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
@@ -87,6 +87,16 @@ def _trained(results: Path, folder: Path) -> tuple[dict[str, Any], Path]:
     below = results.relative_to(folder).parts
     then = Path(unescape(str(trained.get("output_dir"))))
     return trained, then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
+
+
+def trained_identity(results: Path, folder: Path) -> str | None:
+    """The identity of the run that was trained in `results`; None if no copy of its config tells."""
+    import yaml
+
+    try:
+        return identity(*_trained(results, folder))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def other_model(train_config: Path, results: Path, folder: Path) -> str | None:

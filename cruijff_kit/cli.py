@@ -19,6 +19,15 @@ GENERATE_EPILOG = """\
 example:
   cruijff-kit generate .
   cruijff-kit generate examples/lora_rank_with_eval --dry-run
+  cruijff-kit generate . --keep-ids      after an edit: every run keeps its number and results
+"""
+
+CHECK_EPILOG = """\
+exit code: 0 if nothing is wrong, 1 for an error, and with --strict for a warning too.
+
+examples:
+  cruijff-kit check .
+  cruijff-kit check . --json | jq '.problems[].what'
 """
 
 RUN_EPILOG = """\
@@ -42,15 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = _parser().parse_known_args(argv)
     if rest and arguments.function is not _run:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    return report_faults(lambda: arguments.function(arguments, rest))
+    return report_faults(lambda: arguments.function(arguments, rest), getattr(arguments, "json", False))
 
 
-def report_faults(command: Callable[[], int]) -> int:
+def report_faults(command: Callable[[], int], as_json: bool = False) -> int:
     """What `command` returns; a fault is printed, and is 1 if it is the user's and 3 if it is ours."""
     try:
         return command()
     except CruijffKitError as error:
-        print(error, file=sys.stderr)
+        if as_json:
+            _print_json({"runs": [], "problems": error.as_dicts()})
+        else:
+            print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -89,9 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
     generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
+    generate.add_argument("--keep-ids", action="store_true", help="likewise, and runs that were there keep their numbers, new ones get the next")
     generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
     generate.add_argument("--cluster", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
+    generate.add_argument("--json", action="store_true", help="print runs and problems as JSON")
     generate.set_defaults(function=_generate)
+
+    text = "check experiment.yaml as generate does, and write nothing"
+    check = commands.add_parser("check", help=text, description=text, epilog=CHECK_EPILOG, formatter_class=raw)
+    check.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    check.add_argument("--strict", action="store_true", help="a warning counts as an error")
+    check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
+    check.set_defaults(function=_check)
 
     text = "train and evaluate on this machine: one point, or with --multirun the sweep"
     run = commands.add_parser(
@@ -109,11 +130,37 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         arguments.dir,
         dry_run=arguments.dry_run,
         force=arguments.force,
+        keep_ids=arguments.keep_ids,
         cluster=arguments.cluster,
         confirm=lambda runs: None if arguments.yes else _confirm(runs),
     )
-    _print_plan(made, arguments.dry_run)
+    if arguments.json:
+        _print_json(made.as_dict())
+    else:
+        _print_plan(made, arguments.dry_run)
     return 0
+
+
+def _check(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.errors import ExperimentError
+    from cruijff_kit.plan import plan
+
+    made = plan(arguments.dir)
+    if arguments.strict and made.warnings:
+        raise ExperimentError(made.warnings)
+    if arguments.json:
+        _print_json(made.as_dict())
+        return 0
+    for warning in made.warnings:
+        print(warning, file=sys.stderr)
+    print(f"✓ No errors: {_count(made.runs, 'run')}, {_count(made.experiment.tasks, 'evaluation task')}")
+    return 0
+
+
+def _print_json(values: object) -> None:
+    import json
+
+    print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
 def _print_plan(made, dry_run: bool) -> None:

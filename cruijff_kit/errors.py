@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 COMMAND_LINE = "command line"  # the `file` of a Problem with an override
@@ -11,7 +12,11 @@ COMMAND_LINE = "command line"  # the `file` of a Problem with an override
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: where it stands, what it is, and how to mend it."""
+    """One fault: where it stands, what it is, and how to mend it.
+
+    Args:
+        key, path: the same place, as it is shown and part by part.
+    """
 
     file: str
     what: str
@@ -19,6 +24,11 @@ class Problem:
     line: int | None = None
     fix: str | None = None
     level: str = "error"
+    path: tuple[str | int, ...] = field(default=(), compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What --json shows."""
+        return {key: value for key, value in asdict(self).items() if key != "path"}
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -31,6 +41,10 @@ class Problem:
 class CruijffKitError(Exception):
     """A fault of the user's, whose text is the whole message: exit code 1, no traceback."""
 
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The faults that it is made of, as --json shows them."""
+        return [Problem("", str(self)).as_dict()]
+
 
 class ExperimentError(CruijffKitError):
     """Everything that is wrong with an experiment.
@@ -42,6 +56,9 @@ class ExperimentError(CruijffKitError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        return [problem.as_dict() for problem in self.problems]
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:

@@ -128,7 +128,7 @@ def _tasks(request: Request, names: Any) -> list[Mapping[str, Any]]:
 def _check_settings(given: Mapping[str, Any]) -> None:
     from pydantic import ValidationError
 
-    from cruijff_kit.experiment import Evaluation
+    from cruijff_kit.schema import Evaluation
     from cruijff_kit.inspect_tasks import generate_faults
 
     try:

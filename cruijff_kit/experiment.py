@@ -1,107 +1,28 @@
-"""experiment.yaml: its schema, and reading it with every fault of form found.
+"""experiment.yaml, read: paths resolved, and every fault found that needs no torchtune, Inspect or Hydra.
 
-What the values mean to torchtune, Inspect or Hydra is checked elsewhere.
+Its schema is in schema.py; what the values mean is checked elsewhere.
 """
 
 from __future__ import annotations
 
-import datetime
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from cruijff_kit.errors import ExperimentError, Problem, closest
-from cruijff_kit.yaml_source import KeyPath, YamlSource, read_yaml
+from cruijff_kit.errors import ExperimentError, Problem
+from cruijff_kit.schema import EvaluationTask, Specification, related, validated
+from cruijff_kit.yaml_source import KeyPath, YamlSource, leaves, read_yaml
 
 FILE_NAME = "experiment.yaml"
-
-SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Dtype = Literal["fp32", "bf16", "fp16"]
-
-# Part of the language, and not evaluated or pruned by this version yet: named, so that nobody believes they work.
-NOT_YET = {
-    "evaluation": ("base_model", "merge_adapters", "group_by_base", "objective"),
-    "output": ("keep_checkpoints",),
-}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class About(_Section):
-    """`experiment:` what is asked, and by whom."""
-
-    name: SafeName
-    framework: Literal["torchtune"]
-    question: str | None = None
-    hypothesis: str | None = None
-    researcher: str | None = None
-    notes: str | None = None
-    date: Annotated[datetime.date, Field(strict=False)] | None = None
-    tags: list[str] = []
-
-
-class FrameworkConfig(_Section):
-    """`framework_config:` what every run starts from."""
-
-    base_config: Text
-    recipe: Text | None = None
-    model_dir: Text | None = None
-
-
-class EvaluationTask(_Section):
-    """One entry of `evaluation.tasks`."""
-
-    name: SafeName
-    file: Text
-    function: Text
-    args: dict[str, Any] = {}
-
-
-class Evaluation(_Section):
-    """`evaluation:` which tasks score each trained model, and how."""
-
-    enabled: bool = False
-    framework: Literal["inspect"] | None = None
-    tasks_dir: Text | None = None
-    tasks: list[EvaluationTask] = []
-    checkpoint: Literal["last"] = "last"
-    model_format: Literal["hf"] = "hf"
-    dtype: Dtype | None = None
-    baseline: bool = False
-    generate: dict[str, Any] = {}
-    limit: Annotated[int, Field(ge=1)] | None = None
-    backend: Literal["hf"] = "hf"
-
-
-class Output(_Section):
-    """`output:` where things are written, below the experiment's folder."""
-
-    configs_dir: Text = "configs/"
-    results_dir: Text = "results/"
-    eval_results_dir: Text = "eval_results/"
-
-
-class Specification(_Section):
-    """The whole of experiment.yaml, as the user wrote it."""
-
-    experiment: About
-    framework_config: FrameworkConfig
-    variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = {}
-    controls: dict[Text, Any] = {}
-    exclude: list[dict[Text, Any]] = []
-    evaluation: Evaluation = Evaluation()
-    output: Output = Output()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment.yaml of the right form, with the folder that all its paths start from."""
+    """An experiment.yaml of the right form, or the part of one that is; and the folder that all its paths start from."""
 
     folder: Path
     source: YamlSource
@@ -120,6 +41,22 @@ class Experiment:
     def override(self) -> dict[str, Any]:
         """`controls._override`: merged into the torchtune config last."""
         return self.spec.controls.get("_override") or {}
+
+    @property
+    def tasks(self) -> list[EvaluationTask]:
+        """The tasks that every run is evaluated with."""
+        return self.spec.evaluation.tasks if self.spec.evaluation.enabled else []
+
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """The parameters that the file sets and this part of it lacks: nothing can be said of what depends on them.
+
+        Those of `_override` are dotted torchtune keys.
+        """
+        whole = self.source.whole
+        if whole is None:
+            return frozenset()
+        return frozenset(_parameter_names(whole) - _parameter_names(self.source.data))
 
     def path(self, text: str) -> Path:
         """An absolute path for one of experiment.yaml: `~` and `${oc.env:NAME}` are replaced.
@@ -149,56 +86,65 @@ def load(folder: Path) -> Experiment:
     Raises:
         ExperimentError: every fault of form in experiment.yaml, with its line.
     """
-    folder = Path(os.path.abspath(folder))
-    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
-        raise ExperimentError([Problem(FILE_NAME, f"the name of its folder is no text: {str(folder)!r}", fix="rename the folder")])
-    source = read_yaml(folder / FILE_NAME)
-    try:
-        # `controls:` with nothing below it is empty
-        spec = Specification.model_validate({key: value for key, value in source.data.items() if value is not None})
-    except ValidationError as error:
-        raise ExperimentError(_problem(source, fault) for fault in error.errors()) from None
-    experiment = Experiment(folder, source, spec)
-    problems = [*_check_override(experiment), *_check_evaluation(experiment), *_check_paths(experiment)]
-    problems = problems or _check_output(experiment)
+    experiment, problems = read(folder)
     if problems:
         raise ExperimentError(problems)
     return experiment
 
 
-def _problem(source: YamlSource, fault: Any) -> Problem:
-    """One of pydantic's errors in our words."""
-    path: KeyPath = tuple(fault["loc"])
-    kind, name, context = fault["type"], str(fault["loc"][-1]), fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _unknown_key(source, path)
-    if kind == "missing":
-        return source.problem(path, f"missing required key '{name}'")
-    if kind == "literal_error":
-        supported = context["expected"].replace("'", "")
-        return source.problem(path, f"unsupported {name} {fault['input']!r}", f"supported: {supported}")
-    if kind == "string_pattern_mismatch":
-        what = f"{fault['input']!r} is no safe name for a file or a job"
-        return source.problem(path, what, "use letters, digits, '.', '_' and '-', and do not start with a dot")
-    if kind == "too_short" and path[0] == "variables":
-        return source.problem(path, f"the variable '{name}' has no values")
-    what = fault["msg"].replace("Input should be a valid", "expected a").replace("Input should be", "expected")
-    return source.problem(path, f"{what}, got {fault['input']!r}")
+def read(folder: Path) -> tuple[Experiment, list[Problem]]:
+    """The part of the experiment in `folder` that is of the right form, and what is wrong with the rest.
+
+    Raises:
+        ExperimentError: nothing of it can be read.
+    """
+    folder = Path(os.path.abspath(folder))
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        raise ExperimentError([Problem(FILE_NAME, f"the name of its folder is no text: {str(folder)!r}", fix="rename the folder")])
+    source, spec, problems = validated(read_yaml(folder / FILE_NAME))
+    experiment = Experiment(folder, source, spec)
+    for check in (_check_override, _check_evaluation, _check_paths, _check_output):
+        new = [problem for problem in check(experiment) if not any(related(problem.path, other.path) for other in problems)]
+        experiment = without(experiment, new)
+        problems += new
+    return experiment, problems
 
 
-def _unknown_key(source: YamlSource, path: KeyPath) -> Problem:
-    name = str(path[-1])
-    if name in NOT_YET.get(str(path[0]), ()):
-        return source.problem(path, f"'{name}' is not supported by this version", "remove it")
-    section: Any = Specification
-    for part in path[:-1]:
-        if isinstance(part, str):
-            section = _model_of(section.model_fields[part].annotation)
-    return source.problem(path, f"unknown key '{name}'", closest(name, section.model_fields))
+def without(experiment: Experiment, problems: Iterable[Problem]) -> Experiment:
+    """The part of `experiment` that has none of the errors in `problems`; the same one if there are none.
+
+    A value of a variable goes alone; so does a key of `_override`. With a parameter goes what is computed from it.
+    """
+    places = {_owner(problem.path) for problem in problems if problem.level == "error" and problem.path}
+    if not places:
+        return experiment
+    source, spec, _ = validated(experiment.source.without(places))
+    less = replace(experiment, source=source, spec=spec)
+    words = {name: set(re.findall(r"[A-Za-z_]\w*", str(value))) for name, value in less.controls.items() if "${" in str(value)}
+    computed = {("controls", name) for name, used in words.items() if used & less.left_out}
+    points = {("exclude", index) for index, partial in enumerate(spec.exclude) if partial.keys() & less.left_out}
+    source, spec, _ = validated(source.without({source.origin(place) for place in computed | points}))
+    return replace(experiment, source=source, spec=spec)
 
 
-def _model_of(annotation: Any) -> Any:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else get_args(annotation)[0]
+def _owner(path: KeyPath) -> KeyPath:
+    """What has to go with a fault at `path`."""
+    if path[0] == "variables":
+        return path[:3]
+    return path if path[:2] == ("controls", "_override") else path[:2] if path[0] in ("controls", "exclude") else path
+
+
+def _parameter_names(data: Mapping[str, Any]) -> set[str]:
+    """The names of everything that a run is made of: parameters, those in paired values too, and the keys of framework_config.
+
+    Those in a section that is no section count as well: its name may be misspelled.
+    """
+    others = ("experiment", "evaluation", "output")
+    sections = [section for name, section in data.items() if name not in others and isinstance(section, Mapping)]
+    names = {name for section in sections for name in section}
+    names |= {".".join(path) for section in sections for path, _ in leaves(section.get("_override"))}
+    pairs = [entry for section in sections for values in section.values() if isinstance(values, list) for entry in values]
+    return names | {name for entry in pairs if isinstance(entry, Mapping) for name in entry}
 
 
 def _check_override(experiment: Experiment) -> list[Problem]:
@@ -214,7 +160,7 @@ def _check_evaluation(experiment: Experiment) -> list[Problem]:
     if not evaluation.enabled:
         return []
     problems = [
-        problem(("evaluation",), f"missing required key '{key}'", "or set enabled: false")
+        problem(("evaluation", key), f"missing required key '{key}'", "or set enabled: false")
         for key in ("framework", "tasks_dir", "tasks")
         if not getattr(evaluation, key)
     ]

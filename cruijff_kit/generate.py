@@ -1,137 +1,19 @@
-"""`generate`: check an experiment, compose every run, and write configs/ and scripts/."""
+"""`generate`: write configs/ and scripts/ as a plan has them, where nothing of the user's is in the way."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from cruijff_kit import inspect_eval, inspect_tasks, multirun_config, run_mapping, slurm_scripts, sweep, training_checks, workspace, yaml_text
-from cruijff_kit.base_config import load_composer
-from cruijff_kit.config_tree import is_computed
-from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
-from cruijff_kit.experiment import Experiment, load
-from cruijff_kit.parameters import PARAMETERS
-from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
+from cruijff_kit import inspect_eval, multirun_config, occupied, slurm_scripts, torchtune_catalog, workspace, yaml_text
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.paths import BASELINE, HIDDEN, Layout
+from cruijff_kit.plan import MANY_RUNS, Plan, plan
 from cruijff_kit.run_mapping import Row, RunMapping
-from cruijff_kit.sweep import Run, torchtune_key
-from cruijff_kit.torchtune_config import Composer
-
-MANY_RUNS = 100
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An experiment without faults, and every run of it.
-
-    Args:
-        runs: those of the sweep, in its order.
-        added: those that came from overrides, and are no points of the sweep.
-        rows: the rows of runs that came from overrides, whether or not the sweep has them now.
-        old: what run_mapping.yaml holds.
-        warnings: what is no fault and should be known.
-    """
-
-    composer: Composer
-    runs: list[Run]
-    added: list[Run]
-    rows: dict[str, Row]
-    old: RunMapping | None
-    warnings: list[Problem]
-
-    @property
-    def experiment(self) -> Experiment:
-        return self.composer.experiment
-
-    @property
-    def layout(self) -> Layout:
-        return self.composer.layout
-
-    @property
-    def all_runs(self) -> list[Run]:
-        return [*self.runs, *self.added]
-
-
-def plan(folder: Path, to_run: bool = False, weights: bool = False, force: bool = False) -> Plan:
-    """Everything that generate would write for the experiment in `folder`, checked.
-
-    Args:
-        to_run: stages are about to start: data that vanished since generate is left to the trainings that read it.
-        weights: trainings are among them: weights that are missing are then an error.
-        force: a run_mapping.yaml that cannot be read counts as none.
-
-    Raises:
-        ExperimentError: every fault that was found.
-    """
-    experiment = load(folder)
-    problems = [*sweep.check(experiment), *inspect_tasks.check(experiment)]
-    try:
-        composer = load_composer(experiment)
-    except ExperimentError as error:
-        raise ExperimentError([*problems, *error.problems]) from None
-    problems += training_checks.check_names(composer)
-    _raise_errors(problems)
-    old = run_mapping.read(composer.layout, force)
-    rows = {row.id: row for row in (old.added if old else [])}
-    runs, added = _compose(composer, rows)
-    problems += training_checks.check_runs(composer, runs, data=not to_run)
-    problems += training_checks.check_weights(composer, runs[0], weights)
-    if experiment.spec.evaluation.enabled:
-        problems += training_checks.check_evaluable(composer, runs[0])
-    problems += _check_size(experiment, len(runs))
-    _raise_errors(problems)
-    return Plan(composer, runs, added, rows, old, problems)
-
-
-def _raise_errors(problems: list[Problem]) -> None:
-    if any(problem.level == "error" for problem in problems):
-        raise ExperimentError(problems)
-
-
-def _check_size(experiment: Experiment, runs: int) -> list[Problem]:
-    problem, variables = experiment.source.problem, len(experiment.spec.variables)
-    problems = []
-    if variables > 2:
-        problems.append(problem(("variables",), f"{variables} variables are crossed: {runs} runs", level="warning"))
-    if runs >= MANY_RUNS:
-        problems.append(problem(("variables",), f"{runs} runs", level="warning"))
-    return problems
-
-
-def _compose(composer: Composer, rows: dict[str, Row]) -> tuple[list[Run], list[Run]]:
-    """The sweep's runs, and those that came from overrides: their numbers are theirs, and a point equal to one has its."""
-    points = [_compose_point(composer, params) for params in sweep.points(composer.experiment)]
-    fitting = {name: row for name, row in rows.items() if _fits(composer, row)}  # the others keep their rows alone
-    added = {name: composer.run(name, row.params, row.settings, row.torchtune) for name, row in fitting.items()}
-    theirs = {run.identity: name for name, run in added.items()}
-    numbers = (name for number in itertools.count() if (name := run_id(number, len(points))) not in rows)
-    runs = [composer.named(run, theirs[run.identity] if run.identity in theirs else next(numbers)) for run in points]
-    taken = {run.id for run in runs}
-    return runs, [run for name, run in added.items() if name not in taken]
-
-
-def _fits(composer: Composer, row: Row) -> bool:
-    """Whether the base config, which may be another by now, has a place for all that an added run sets."""
-    return all(composer.key_fault(torchtune_key(name)) is None for name in row.settings)
-
-
-def _compose_point(composer: Composer, params: dict) -> Run:
-    """The run of one point, without a number yet."""
-    settings = {**composer.experiment.controls, **params}
-    faults = composer.unresolved(settings)
-    if not faults:
-        run = composer.run("", params, settings)
-        computed = {name: run.settings[name] for name in composer.experiment.controls if is_computed(settings[name])}
-        faults = {name: PARAMETERS[name].fault(value) for name, value in computed.items() if name in PARAMETERS}
-        if not any(faults.values()):
-            return run
-    else:
-        faults = {name: f"does not resolve: {why}" for name, why in faults.items()}
-    problem = composer.experiment.source.problem
-    raise ExperimentError(problem(("controls", name), what) for name, what in faults.items() if what)
+from cruijff_kit.sweep import Run
 
 
 def change(made: Plan, cluster: str | None = None) -> workspace.Change:
@@ -187,9 +69,9 @@ def _mapping_text(made: Plan, cluster: str) -> str:
     """Like the old one to the letter if only the time would differ."""
     rows = [replace(made.rows[run.id], params=run.params) if run.id in made.rows else Row.of(run) for run in made.all_runs]
     there = {row.id for row in rows}
-    rows += [row for name, row in made.rows.items() if name not in there]
+    rows += [row for name, row in {**made.rows, **made.retired}.items() if name not in there]
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, tuple(rows), cluster)
+    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, tuple(rows), cluster, made.keep_ids)
     same = made.old and replace(new, generated_at=made.old.generated_at).render()
     return same if made.old and same == made.old.render() else new.render()
 
@@ -203,23 +85,27 @@ def generate(
     *,
     dry_run: bool = False,
     force: bool = False,
+    keep_ids: bool = False,
     cluster: str | None = None,
     confirm: Callable[[int], None] = _confirmed,
 ) -> Plan:
     """Writes what `folder`'s experiment.yaml asks for.
 
     Args:
+        force: generated files that differ are overwritten.
+        keep_ids: likewise, and every run that was there keeps its number.
         cluster: the profile of scripts/; None for that of last time.
         confirm: called with the number of runs where there are many; raises to stop.
 
     Raises:
         ExperimentError: the experiment has faults.
-        CruijffKitError: files that differ are in the way and `force` was not given, or writing failed.
+        CruijffKitError: files that differ are in the way and `force` was not given, a run's number has the
+            results of another, or writing failed.
     """
-    folder = Path(os.path.abspath(folder))
+    folder, force = Path(os.path.abspath(folder)), force or keep_ids
     made = None
     if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
-        made = plan(folder, force=force)
+        made = plan(folder, force=force, keep_ids=keep_ids)
         if dry_run:
             return made
         _check(made, change(made, cluster), force, confirm)
@@ -227,7 +113,7 @@ def generate(
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
         if made is None or made.layout.run_mapping.exists():
-            made = plan(folder, force=force)
+            made = plan(folder, force=force, keep_ids=keep_ids)
         if not dry_run:
             wanted = change(made, cluster)
             _check(made, wanted, force, confirm)
@@ -237,13 +123,32 @@ def generate(
 
 
 def _check(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[[int], None]) -> None:
+    if conflict := occupied.conflict(made):
+        raise CruijffKitError(conflict)
     differing = wanted.differing()
-    if differing and not force:
+    if differing and not force and not _only_adds_tasks(made, wanted, differing):
         raise CruijffKitError(_differing_text(made, differing))
     needed = wanted.needed()
     workspace.check(needed, made.experiment.folder)
     if len(made.runs) >= MANY_RUNS and needed:
         confirm(len(made.runs))
+
+
+def _only_adds_tasks(made: Plan, wanted: workspace.Change, differing: list[Path]) -> bool:
+    """Whether the runs are as they were, with more to evaluate: nothing that differs then loses a line."""
+    if made.old is None or not made.layout.multirun.is_file():
+        return False
+    same = [(run.id, run.identity) for run in made.all_runs] == [(row.id, row.identity) for row in made.old.rows if not row.retired]
+    before = (torchtune_catalog.read_config(made.layout.multirun).get("evaluation") or {}).get("tasks") or []
+    now = [task.name for task in made.experiment.spec.evaluation.tasks]
+    others = [path for path in differing if path != made.layout.run_mapping]
+    return same and set(before) < set(now) and all(_only_adds(path, wanted.files.get(path, "")) for path in others)
+
+
+def _only_adds(path: Path, text: str) -> bool:
+    """Whether every line of the file at `path` stands in `text`, in the same order."""
+    lines = iter(text.splitlines())
+    return all(line in lines for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _differing_text(made: Plan, differing: list[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit.errors import Problem, closest
-from cruijff_kit.experiment import EvaluationTask, Experiment
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.schema import EvaluationTask
 from cruijff_kit.torchtune_catalog import component_exists
 
 
@@ -79,15 +81,17 @@ def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, is_task: bool) -> Ta
 def check(experiment: Experiment) -> list[Problem]:
     """What is wrong with the evaluation tasks: their files, functions and arguments."""
     evaluation, problem = experiment.spec.evaluation, experiment.source.problem
-    if not evaluation.enabled or evaluation.tasks_dir is None:
+    if not evaluation.enabled:
         return []
-    folder = experiment.path(evaluation.tasks_dir)
-    if not folder.is_dir():
-        what = f"Evaluation tasks directory not found: {evaluation.tasks_dir}"
-        return [problem(("evaluation", "tasks_dir"), what, f"mkdir -p {evaluation.tasks_dir}")]
     problems = []
-    for index, task in enumerate(evaluation.tasks):
-        problems += _check_task(experiment, folder, index, task)
+    if evaluation.tasks_dir is not None:
+        folder = experiment.path(evaluation.tasks_dir)
+        if folder.is_dir():
+            for index, task in enumerate(evaluation.tasks):
+                problems += _check_task(experiment, folder, index, task)
+        else:
+            what = f"Evaluation tasks directory not found: {evaluation.tasks_dir}"
+            problems.append(problem(("evaluation", "tasks_dir"), what, f"mkdir -p {shlex.quote(evaluation.tasks_dir)}"))
     for name, what, hint in generate_faults(evaluation.generate):
         problems.append(problem(("evaluation", "generate", name), what, hint))
     return problems
@@ -131,18 +135,17 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
         return [problem((*path, "file"), f"{shown}:{error.lineno} is no Python: {error.msg}")]
     except (OSError, ValueError) as error:
         return [problem((*path, "file"), f"{shown} cannot be read: {error}")]
-    missing = list(_missing_imports(ast.parse(text), file.parent))
-    if missing:
-        return [problem((*path, "file"), f"{shown}:{line} imports {name}, which is not installed") for line, name in missing]
+    missing = _missing_imports(ast.parse(text), file.parent)
+    problems = [problem((*path, "file"), f"{shown}:{line} imports {name}, which is not installed") for line, name in missing]
     function = found.get(task.function)
     if function is None:
         there = ", ".join(name for name, other in found.items() if other.is_task) or "none"
         what = f"Function '{task.function}' not found in {shown}"
-        return [problem((*path, "function"), what, f"@task functions there: {there}")]
+        return [*problems, problem((*path, "function"), what, f"@task functions there: {there}")]
     if not function.is_task:
         what = f"Function '{task.function}' in {shown} has no @task decorator"
-        return [problem((*path, "function"), what, "from inspect_ai import task, and write @task above it")]
-    return _check_arguments(experiment, index, task, function)
+        return [*problems, problem((*path, "function"), what, "from inspect_ai import task, and write @task above it")]
+    return problems + _check_arguments(experiment, index, task, function)
 
 
 def _missing_imports(tree: ast.Module, folder: Path) -> Iterator[tuple[int, str]]:

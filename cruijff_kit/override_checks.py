@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cruijff_kit import sweep
 from cruijff_kit.config_tree import find, is_computed
 from cruijff_kit.errors import Problem
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import torchtune_key
 from cruijff_kit.torchtune_config import Composer, dropped_arguments, key_fault, weight_files
-from cruijff_kit.yaml_source import KeyPath
+from cruijff_kit.yaml_source import KeyPath, leaves
 
 
 def check(composer: Composer) -> list[Problem]:
@@ -37,7 +36,7 @@ def _override_kinds(composer: Composer) -> Iterator[Problem]:
     """Values of `_override` that cannot be: of a parameter's wrong type, or text where the base has a mapping."""
     problem, override = composer.experiment.source.problem, composer.experiment.override
     kinds = {parameter.key: parameter for name, parameter in PARAMETERS.items() if name != "dataset"}
-    for path, value in sweep.leaves(override):
+    for path, value in leaves(override):
         key, place = ".".join(path), ("controls", "_override", *path)
         parameter = kinds.get(key)
         fault = parameter.fault(value) if parameter and not is_computed(value) else None
@@ -63,7 +62,7 @@ def _override_beats(composer: Composer) -> Iterator[Problem]:
 def _override_unread(composer: Composer) -> Iterator[Problem]:
     """Keys of `_override` that the base config has not, and neither its component nor the recipe accepts."""
     experiment = composer.experiment
-    for path, _ in sweep.leaves(experiment.override):
+    for path, _ in leaves(experiment.override):
         key = ".".join(path)
         where = composer.base if find(experiment.override, ".".join(path[:-1]) + "._component_") is None else composer.merged
         fault = key_fault(where, key, composer.recipe_source)

@@ -12,12 +12,13 @@ from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import torchtune_key
 from cruijff_kit.config_tree import find, is_computed, set_dotted, unescape
+from cruijff_kit.yaml_source import leaves
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cruijff_kit.experiment import Experiment
-    from cruijff_kit.generate import Plan
+    from cruijff_kit.plan import Plan
     from cruijff_kit.sweep import Run
     from cruijff_kit.torchtune_config import Composer
 
@@ -54,7 +55,7 @@ def read(made: Plan, config: DictConfig) -> Point:
     composer, experiment = made.composer, made.experiment
     usual = multirun_config.root(composer)
     given: dict[str, Any] = {name: _plain(OmegaConf.to_container(config)[name]) for name in usual}  # type: ignore[index]
-    raw = {".".join(path): value for path, value in sweep.leaves(given.pop("torchtune"))}
+    raw = {".".join(path): value for path, value in leaves(given.pop("torchtune"))}
     variables = _variables(experiment, given, raw)
     changed = {
         name: given[name]
@@ -145,7 +146,7 @@ def evaluation_words(made: Plan, config: DictConfig) -> list[str]:
     from omegaconf import OmegaConf
     from pydantic import ValidationError
 
-    from cruijff_kit.experiment import Evaluation
+    from cruijff_kit.schema import Evaluation
 
     spec = made.experiment.spec.evaluation
     values: dict[str, Any] = OmegaConf.to_container(config.evaluation, resolve=True)  # type: ignore[assignment]

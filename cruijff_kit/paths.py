@@ -23,6 +23,15 @@ def run_id(number: int, total: int) -> str:
     return f"run_{number:0{max(3, len(str(total - 1)))}d}"
 
 
+def run_number(run: str) -> int:
+    return int(run.removeprefix("run_"))
+
+
+def training(folder: Path, run: str) -> Path:
+    """What a training of the run holds while it writes results; `folder` is the experiment's."""
+    return folder / HIDDEN / "training" / run
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where things lie below `folder`; run ids are `run_000`, … or `base`."""

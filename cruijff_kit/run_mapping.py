@@ -13,7 +13,8 @@ from cruijff_kit.sweep import Run
 
 HEADER = [
     "Which run has which parameters. Written by `cruijff-kit generate`.",
-    "Runs marked `added` came from an override on the command line, and stay.",
+    "Runs marked `added` came from an override on the command line, and stay; those marked `retired` are no points of the",
+    "sweep any more, and keep number and results.",
 ]
 
 
@@ -22,7 +23,8 @@ class Row:
     """One run.
 
     Args:
-        settings, torchtune: for an added run, what it is composed from.
+        added: it came from an override, and is composed from `settings` and `torchtune`.
+        retired: it was a point of the sweep once.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Row:
     added: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     torchtune: Mapping[str, Any] = field(default_factory=dict)
+    retired: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Row:
@@ -41,6 +44,8 @@ class Row:
         row = {"id": self.id, "params": dict(self.params), "recipe": self.recipe, "identity": self.identity}
         if self.added:
             row.update(added=True, settings=dict(self.settings), torchtune=dict(self.torchtune))
+        if self.retired:
+            row.update(retired=True)
         return row
 
 
@@ -51,6 +56,7 @@ class RunMapping:
     Args:
         experiment_dir: where it was generated: the configs hold absolute paths.
         cluster: the profile of scripts/.
+        keep_ids: a run keeps its number when others are added or removed.
     """
 
     experiment_name: str
@@ -58,10 +64,7 @@ class RunMapping:
     generated_at: str
     rows: tuple[Row, ...]
     cluster: str = "default"
-
-    @property
-    def added(self) -> list[Row]:
-        return [row for row in self.rows if row.added]
+    keep_ids: bool = False
 
     def row(self, run: str) -> Row | None:
         return next((row for row in self.rows if row.id == run), None)
@@ -74,6 +77,7 @@ class RunMapping:
                 "generated_at": self.generated_at,
                 "cluster": self.cluster,
                 "cruijff_kit": __version__,
+                "keep_ids": self.keep_ids,
                 "total_runs": len(self.rows),
                 "runs": [row.as_dict() for row in self.rows],
             }
@@ -100,6 +104,7 @@ def read(layout: Layout, force: bool = False) -> RunMapping | None:
             data["generated_at"],
             tuple(Row(**row) for row in data["runs"]),
             data["cluster"],
+            data.get("keep_ids", False),
         )
     except FileNotFoundError:
         return None

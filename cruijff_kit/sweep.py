@@ -11,7 +11,7 @@ from typing import Any
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.parameters import PARAMETERS
-from cruijff_kit.yaml_source import KeyPath
+from cruijff_kit.yaml_source import KeyPath, leaves
 
 # The root of configs/multirun.yaml holds these beside the parameters.
 RESERVED = {"experiment_dir", "evaluation", "cluster", "torchtune", "stage", "stages", "run", "commands", "hydra", "defaults"}
@@ -169,15 +169,6 @@ def _check_set_once(experiment: Experiment) -> list[Problem]:
     return problems
 
 
-def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The path to each value below `node` that is no mapping, and the value."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from leaves(value, (*path, key))
-    elif path:
-        yield path, node
-
-
 def _check_exclude(experiment: Experiment) -> list[Problem]:
     problem, variables = experiment.source.problem, experiment.spec.variables
     names = {key for name, values in variables.items() for key in ([name] if is_parameter(name) else _keys(values))}
@@ -185,7 +176,7 @@ def _check_exclude(experiment: Experiment) -> list[Problem]:
         problem(("exclude", index, name), f"'{name}' is no variable", closest(name, names))
         for index, partial in enumerate(experiment.spec.exclude)
         for name in partial
-        if name not in names
+        if name not in names | experiment.left_out
     ]
     if not problems and experiment.spec.exclude and next(points(experiment), None) is None:
         problems.append(problem(("exclude",), "every point of the sweep is excluded"))

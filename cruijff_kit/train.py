@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cruijff_kit import checkpoint, stage_command, torchtune_catalog, training_checks, workspace
+from cruijff_kit import checkpoint, paths, stage_command, torchtune_catalog, training_checks, workspace
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.paths import HIDDEN
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def train(training: Training) -> None:
         CruijffKitError: its data cannot be trained on, the command failed, or it ended well without the
             checkpoint that it should have written.
     """
-    with workspace.locked(training.folder / HIDDEN / "training" / training.run):  # two at once would write one folder
+    with workspace.locked(paths.training(training.folder, training.run)):  # two at once would write one folder
         _train(training)
 
 

@@ -13,6 +13,7 @@ from cruijff_kit import data_files, override_checks, torchtune_catalog
 from cruijff_kit.config_tree import find, output_dir_of, unescape
 from cruijff_kit.errors import Problem
 from cruijff_kit.experiment import Experiment, datasets
+from cruijff_kit.paths import run_id
 from cruijff_kit.sweep import Run, is_parameter, torchtune_key
 from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, weight_files
 from cruijff_kit.yaml_source import KeyPath
@@ -54,7 +55,7 @@ def check_names(composer: Composer) -> list[Problem]:
             what = f"'{name}'" if name == key else f"'{name}' sets {key}, which"
             problems.append(problem(path, f"{what} is not read with the base config {composer.base_name}", fault or None))
     for name, other in (("lora_rank", "lora_alpha"), ("lora_alpha", "lora_rank")):
-        if name in set_names and (other not in set_names or _left_out(experiment, name, other)):
+        if name in set_names and other not in experiment.left_out and (other not in set_names or _left_out(experiment, name, other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
             problems.append(problem(set_names[name], f"'{name}' is set and '{other}' is not", fix))
     return problems + override_checks.check(composer)
@@ -94,18 +95,43 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
     Args:
         data: look into the local data files too.
     """
-    experiment, seen = composer.experiment, {}
+    experiment = composer.experiment
     where = places(experiment)
-    problems: dict[Problem, None] = {}
+    problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
     for run in runs:
-        if run.identity in seen:
-            what = f"{run.id} and {seen[run.identity]} compose to the same torchtune config"
-            problems[experiment.source.problem(("variables",), what, "remove one of the two points")] = None
-        seen.setdefault(run.identity, run.id)
         for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
-            place = where.get(fault.name, ("framework_config", "base_config"))
+            if _unknown(experiment, torchtune_key(fault.name), *fault.reads):
+                continue
+            place = _value_place(experiment, run) if fault.name == "dataset" else where.get(fault.name, ("framework_config", "base_config"))
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return list(problems)
+
+
+def _value_place(experiment: Experiment, run: Run) -> KeyPath:
+    """Where the dataset of `run` stands: of a variable, the very value."""
+    value = run.params.get("dataset")
+    for name, values in experiment.spec.variables.items():
+        for index, entry in enumerate(values):
+            if name == "dataset" and entry == value:
+                return ("variables", name, index)
+            if not is_parameter(name) and isinstance(entry, dict) and value is not None and entry.get("dataset") == value:
+                return ("variables", name, index, "dataset")
+    return places(experiment).get("dataset", ("framework_config", "base_config"))
+
+
+def _unknown(experiment: Experiment, *keys: str) -> bool:
+    """Whether one of the torchtune keys, or what is below or above it, was left out for a fault."""
+    missing = [f"{torchtune_key(name)}." for name in experiment.left_out]
+    return any(f"{key}.".startswith(other) or other.startswith(f"{key}.") for key in keys for other in missing)
+
+
+def _equal_points(composer: Composer, runs: list[Run]) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for number, run in enumerate(runs):
+        first = seen.setdefault(run.identity, number)
+        if first != number:
+            what = f"{run_id(number, len(runs))} and {run_id(first, len(runs))} compose to the same torchtune config"
+            yield composer.experiment.source.problem(("variables",), what, "remove one of the two points")
 
 
 def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
@@ -125,12 +151,17 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one composed config, and the parameter that would mend it."""
+    """What is wrong with one composed config, and the parameter that would mend it.
+
+    Args:
+        reads: other torchtune keys that it depends on.
+    """
 
     name: str
     what: str
     fix: str | None = None
     level: str = "error"
+    reads: tuple[str, ...] = ()
 
 
 # They merge LoRA into the live weights on a CPU as lora_finetune_single_device does, and have no recipe of ours yet.
@@ -140,13 +171,13 @@ CPU_DEFECT = ("knowledge_distillation_single_device", "lora_dpo_single_device")
 def config_faults(experiment: Experiment, config: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
     if recipe in CPU_DEFECT and config.get("device") == "cpu" and (config.get("epochs") or 1) != 1:
-        yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU")
+        yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU", reads=("device", "save_adapter_weights_only"))
     if experiment.spec.evaluation.enabled:
         yield from _output_faults(config)
     if config.get("save_adapter_weights_only") and experiment.spec.evaluation.enabled:
         yield Fault("save_adapter_weights_only", "model_format hf evaluates merged weights, and save_adapter_weights_only saves none")
     if find(config, "dataset.packed") and find(config, "tokenizer.max_seq_len") is None:
-        yield Fault("packed", "packed needs max_seq_len, the length to pack to", "add under controls:\n  max_seq_len: 2048")
+        yield Fault("packed", "packed needs max_seq_len, the length to pack to", "add under controls:\n  max_seq_len: 2048", reads=("tokenizer.max_seq_len",))
 
 
 def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
@@ -189,32 +220,39 @@ def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
     if not all(isinstance(size, int) for size in [*sizes, warmup]):
         return  # said elsewhere
     batch, accumulation, epochs = sizes
+    reads = ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "dataset")
     steps = rows // batch // accumulation
     if steps == 0:
         what = f"{rows} rows are fewer than batch_size {batch} × gradient_accumulation_steps {accumulation}: no optimizer step would be taken"
-        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
+        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps", reads=reads)
         return
     total = min(steps, config.get("max_steps_per_epoch") or steps) * epochs
     if warmup >= total:
         what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
-        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
+        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning", reads=reads)
 
 
-def check_evaluable(composer: Composer, run: Run) -> list[Problem]:
+def check_evaluable(composer: Composer, runs: list[Run]) -> list[Problem]:
     """Evaluation needs Hugging Face checkpoints."""
-    if find(run.config, "checkpointer._component_") == HF_CHECKPOINTER:
+    experiment = composer.experiment
+    if not runs or not experiment.spec.evaluation.enabled or _unknown(experiment, "checkpointer._component_"):
+        return []
+    if find(runs[0].config, "checkpointer._component_") == HF_CHECKPOINTER:
         return []
     what = "evaluation needs a Hugging Face checkpointer, and the base config has another"
-    return [composer.experiment.source.problem(("controls",), what, HF_CHECKPOINTER_BLOCK)]
+    return [experiment.source.problem(("controls",), what, HF_CHECKPOINTER_BLOCK)]
 
 
-def check_weights(composer: Composer, run: Run, to_run: bool) -> list[Problem]:
+def check_weights(composer: Composer, runs: list[Run], to_run: bool) -> list[Problem]:
     """Weight files that the checkpointer names and its folder lacks.
 
     Args:
         to_run: training is about to start; otherwise missing weights that may still be downloaded are a warning.
     """
     experiment, problem = composer.experiment, composer.experiment.source.problem
+    if not runs or _unknown(experiment, "model_dir", "checkpointer.checkpoint_files", "checkpointer.checkpoint_dir"):
+        return []
+    run = runs[0]
     files = weight_files(find(run.config, "checkpointer.checkpoint_files")) or []
     if find(run.config, "checkpointer._component_") == HF_CHECKPOINTER:
         files = ["config.json", *files]

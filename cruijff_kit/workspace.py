@@ -75,6 +75,18 @@ def locked(hidden: Path) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder, as `locked` does."""
+    try:
+        with (folder / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def recover(hidden: Path) -> None:
     """Finishes a change that was committed and not moved into place."""
     shutil.rmtree(hidden / "pending.tmp", ignore_errors=True)

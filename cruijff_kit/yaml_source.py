@@ -6,9 +6,10 @@ tags and cycles, and never builds any object but the plain ones.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,59 @@ MAX_NODES = 200_000  # aliases of aliases of aliases can make a small file huge
 
 @dataclass(frozen=True)
 class YamlSource:
-    """The values of a YAML file, and the line (from 1) of each key and list entry."""
+    """The values of a YAML file, and the line (from 1) of each key and list entry.
+
+    Args:
+        origins: where each value stands in the file; empty if everything is where it was.
+        whole: the data of the file, where `data` lacks a part of it.
+    """
 
     file: str
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(repr=False)
+    origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict, repr=False)
+    whole: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of `path`, or of its nearest parent that is in the file."""
+        """The line of a path in the file, or of its nearest parent that is there."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
 
     def problem(self, path: KeyPath, what: str, fix: str | None = None, level: str = "error") -> Problem:
-        return Problem(self.file, what, format_key(path), self.line(path), fix, level)
+        path = self.origin(path)
+        return Problem(self.file, what, format_key(path), self.line(path), fix, level, path)
+
+    def origin(self, path: KeyPath) -> KeyPath:
+        """Where what stands at `path` in the data stands in the file."""
+        for length in range(len(path), 0, -1) if self.origins else ():
+            if path[:length] in self.origins:
+                return (*self.origins[path[:length]], *path[length:])
+        return path
+
+    def without(self, paths: Iterable[KeyPath]) -> YamlSource:
+        """The same less what stands at `paths` in the file; what is left is still known by its place there."""
+        drop, origins = set(paths), {}
+
+        def kept(node: Any, here: KeyPath, place: KeyPath) -> Any:
+            origins[place] = self.origin(here)
+            if isinstance(node, dict):
+                return {key: kept(node[key], (*here, key), (*place, key)) for key in node if self.origin((*here, key)) not in drop}
+            if isinstance(node, list):
+                left = [index for index in range(len(node)) if self.origin((*here, index)) not in drop]
+                return [kept(node[index], (*here, index), (*place, new)) for new, index in enumerate(left)]
+            return node
+
+        return replace(self, data=kept(self.data, (), ()), origins=origins, whole=self.whole or self.data)
+
+    def with_value(self, path: KeyPath, value: Any) -> YamlSource:
+        """The same with `value` at `path` of the data, in a mapping that is there."""
+        data = copy.deepcopy(self.data)
+        node: Any = data
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = value
+        return replace(self, data=data)
 
 
 def format_key(path: KeyPath) -> str:
@@ -44,6 +84,15 @@ def format_key(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path to each value below `node` that is no mapping, and the value."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, (*path, key))
+    elif path:
+        yield path, node
 
 
 def read_yaml(path: Path) -> YamlSource:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cruijff_kit.errors import ExperimentError
-from cruijff_kit.generate import plan
+from cruijff_kit.plan import plan
 from tests.tiny_experiment import write_experiment
 
 FOLDER = Path(__file__).with_name("bad_experiments")

@@ -226,9 +226,9 @@ def test_a_fault_of_the_sections_that_may_be_there(tmp_path, section, expected):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  framework: inspect\n", "", "evaluation\n  missing required key 'framework'\n  or set enabled: false"),
-        ("  tasks_dir: evals/\n", "", "evaluation\n  missing required key 'tasks_dir'\n  or set enabled: false"),
-        ("tasks:\n    - {name: one, file: a.py, function: one}", "tasks: []", "evaluation\n  missing required key 'tasks'\n  or set enabled: false"),
+        ("  framework: inspect\n", "", "evaluation.framework\n  missing required key 'framework'\n  or set enabled: false"),
+        ("  tasks_dir: evals/\n", "", "evaluation.tasks_dir\n  missing required key 'tasks_dir'\n  or set enabled: false"),
+        ("tasks:\n    - {name: one, file: a.py, function: one}", "tasks: []", "evaluation.tasks\n  missing required key 'tasks'\n  or set enabled: false"),
     ],
 )  # fmt: skip
 def test_an_evaluation_that_is_enabled_needs_its_framework_and_tasks(tmp_path, old, new, expected):

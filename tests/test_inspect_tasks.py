@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cruijff_kit.experiment import Experiment, Specification
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.schema import Specification
 from cruijff_kit.inspect_tasks import TaskFunction, check, functions, generate_settings
 from cruijff_kit.yaml_source import parse_yaml
 

@@ -11,7 +11,8 @@ import yaml
 
 from cruijff_kit import slurm_scripts
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.experiment import Experiment, Specification
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.schema import Specification
 from cruijff_kit.slurm_scripts import profile, render
 from cruijff_kit.sweep import Run
 from cruijff_kit.yaml_source import YamlSource

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cruijff_kit.experiment import Experiment, Specification
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.schema import Specification
 from cruijff_kit.sweep import check, flatten, is_parameter, points, torchtune_key
 from cruijff_kit.yaml_source import parse_yaml
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from cruijff_kit import torchtune_catalog, yaml_text
 from cruijff_kit.errors import ExperimentError
-from cruijff_kit.experiment import Experiment, Specification, load
+from cruijff_kit.experiment import Experiment, load
+from cruijff_kit.schema import Specification
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import points
 from cruijff_kit.identity import identity

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cruijff_kit.errors import ExperimentError
-from cruijff_kit.generate import plan
+from cruijff_kit.plan import plan
 from cruijff_kit.data_files import count_rows
 from cruijff_kit.torchtune_config import weight_files
 from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK

@@ -1,0 +1,66 @@
+"""Whether a run's number holds the work of another run: results on disk, or a training under way."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import checkpoint, paths, workspace
+from cruijff_kit.plan import Plan
+from cruijff_kit.sweep import Run
+
+SHOWN = 10
+
+
+def conflict(made: Plan) -> str | None:
+    """What says that `made` puts another config on a number that is in use, or None."""
+    found = list(_conflicts(made))
+    if not found:
+        return None
+    shown = [f"  {line}" for line in found[:SHOWN]] + ([f"  and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
+    return "\n".join(
+        [
+            "numbers that are in use would become other runs:",
+            *shown,
+            "nothing was written; to keep every run's number and give new ones to new runs:",
+            f"cruijff-kit generate --keep-ids {shlex.quote(str(made.experiment.folder))}",
+            "or move those results away first",
+        ]
+    )
+
+
+def _conflicts(made: Plan) -> Iterator[str]:
+    rows = {row.id: row for row in made.old.rows} if made.old else {}
+    for run in made.all_runs:
+        row = rows.get(run.id)
+        if row is not None and row.identity == run.identity:
+            continue
+        use = _use(made, run.id)
+        if use and (row is not None or _trained_as_another(made, run)):
+            yield f"{run.id} {use} of {_shown(row.params) if row else 'another config'}, and would be {_shown(run.params)}"
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in params.items()) or "the base config"
+
+
+def _use(made: Plan, run: str) -> str | None:
+    """What a run's number is in use for."""
+    if workspace.is_held(paths.training(made.experiment.folder, run)):
+        return "is the training"
+    results, scores = made.layout.run_results(run), made.layout.run_eval_results(run)
+    if any(not path.is_symlink() for path in _entries(results)) or any(_entries(scores)):
+        return "has the results"
+    return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _trained_as_another(made: Plan, run: Run) -> bool:
+    """Whether torchtune's copy of its config, in results of which no row tells, is another than that of `run`."""
+    trained = checkpoint.trained_identity(made.layout.run_results(run.id), made.experiment.folder)
+    return trained is not None and trained != run.identity

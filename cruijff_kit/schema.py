@@ -1,0 +1,169 @@
+"""The schema of experiment.yaml, and every fault of form in one file.
+
+What the values mean to torchtune, Inspect or Hydra is checked elsewhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from cruijff_kit.errors import Problem, closest
+from cruijff_kit.yaml_source import KeyPath, YamlSource
+
+SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+# Part of the language, and not evaluated or pruned by this version yet: named, so that nobody believes they work.
+NOT_YET = {
+    "evaluation": ("base_model", "merge_adapters", "group_by_base", "objective"),
+    "output": ("keep_checkpoints",),
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class About(_Section):
+    """`experiment:` what is asked, and by whom."""
+
+    name: SafeName
+    framework: Literal["torchtune"]
+    question: str | None = None
+    hypothesis: str | None = None
+    researcher: str | None = None
+    notes: str | None = None
+    date: Annotated[datetime.date, Field(strict=False)] | None = None
+    tags: list[str] = []
+
+
+class FrameworkConfig(_Section):
+    """`framework_config:` what every run starts from."""
+
+    base_config: Text
+    recipe: Text | None = None
+    model_dir: Text | None = None
+
+
+class EvaluationTask(_Section):
+    """One entry of `evaluation.tasks`."""
+
+    name: SafeName
+    file: Text
+    function: Text
+    args: dict[str, Any] = {}
+
+
+class Evaluation(_Section):
+    """`evaluation:` which tasks score each trained model, and how."""
+
+    enabled: bool = False
+    framework: Literal["inspect"] | None = None
+    tasks_dir: Text | None = None
+    tasks: list[EvaluationTask] = []
+    checkpoint: Literal["last"] = "last"
+    model_format: Literal["hf"] = "hf"
+    dtype: Dtype | None = None
+    baseline: bool = False
+    generate: dict[str, Any] = {}
+    limit: Annotated[int, Field(ge=1)] | None = None
+    backend: Literal["hf"] = "hf"
+
+
+class Output(_Section):
+    """`output:` where things are written, below the experiment's folder."""
+
+    configs_dir: Text = "configs/"
+    results_dir: Text = "results/"
+    eval_results_dir: Text = "eval_results/"
+
+
+class Specification(_Section):
+    """The whole of experiment.yaml, as the user wrote it."""
+
+    experiment: About
+    framework_config: FrameworkConfig
+    variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = {}
+    controls: dict[Text, Any] = {}
+    exclude: list[dict[Text, Any]] = []
+    evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+
+
+# What stands in for a required key that is missing, so that the rest can be checked in the same report.
+STAND_INS: dict[str, Any] = {
+    "experiment": {},
+    "framework_config": {},
+    "name": "unnamed",
+    "framework": "torchtune",
+    "base_config": "unnamed",
+    "file": "unnamed.py",
+    "function": "unnamed",
+}
+
+
+def validated(source: YamlSource) -> tuple[YamlSource, Specification, list[Problem]]:
+    """`source` without what is wrong in it, what it specifies then, and what was wrong."""
+    problems: list[Problem] = []
+    while True:
+        try:
+            # `controls:` with nothing below it is empty
+            filled = {key: value for key, value in source.data.items() if value is not None}
+            return source, Specification.model_validate(filled), problems
+        except ValidationError as error:
+            faults = error.errors()
+        new = [_problem(source, fault) for fault in faults]
+        problems += [problem for problem in new if not any(related(problem.path, other.path) for other in problems)]
+        missing = [_path(fault) for fault in faults if fault["type"] == "missing"]
+        for path in missing:
+            source = source.with_value(path, STAND_INS[str(path[-1])])
+        source = source.without(problem.path for problem, fault in zip(new, faults) if _path(fault) not in missing)
+
+
+def related(one: KeyPath, other: KeyPath) -> bool:
+    """Whether one of the two places is inside the other, or is it."""
+    return all(a == b for a, b in zip(one, other))
+
+
+def _path(fault: Any) -> KeyPath:
+    """Of a key that is wrong itself, pydantic says `[key]` below it."""
+    return tuple(part for part in fault["loc"] if part != "[key]")
+
+
+def _problem(source: YamlSource, fault: Any) -> Problem:
+    """One of pydantic's errors in our words."""
+    path = _path(fault)
+    kind, name, context = fault["type"], str(path[-1]), fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(source, path)
+    if kind == "missing":
+        return source.problem(path, f"missing required key '{name}'")
+    if kind == "literal_error":
+        supported = context["expected"].replace("'", "")
+        return source.problem(path, f"unsupported {name} {fault['input']!r}", f"supported: {supported}")
+    if kind == "string_pattern_mismatch":
+        what = f"{fault['input']!r} is no safe name for a file or a job"
+        return source.problem(path, what, "use letters, digits, '.', '_' and '-', and do not start with a dot")
+    if kind == "too_short" and path[0] == "variables":
+        return source.problem(path, f"the variable '{name}' has no values")
+    what = fault["msg"].replace("Input should be a valid", "expected a").replace("Input should be", "expected")
+    return source.problem(path, f"{what}, got {fault['input']!r}")
+
+
+def _unknown_key(source: YamlSource, path: KeyPath) -> Problem:
+    name = str(path[-1])
+    if name in NOT_YET.get(str(path[0]), ()):
+        return source.problem(path, f"'{name}' is not supported by this version", "remove it")
+    section: Any = Specification
+    for part in path[:-1]:
+        if isinstance(part, str):
+            section = _model_of(section.model_fields[part].annotation)
+    return source.problem(path, f"unknown key '{name}'", closest(name, section.model_fields))
+
+
+def _model_of(annotation: Any) -> Any:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else get_args(annotation)[0]
