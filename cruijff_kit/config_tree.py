@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 Config = dict[str, Any]
+
+
+class PerNode:
+    """A function of a top-level node of a config, computed once for each node: the configs of a sweep share most of theirs.
+
+    Its arguments are the node's key, the node, which nobody may change afterwards, and whatever else the result depends on.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._known: dict[tuple, tuple[Any, Any]] = {}
+
+    def __call__(self, key: str, node: Any, *others: Hashable) -> Any:
+        what = id(node) if isinstance(node, (dict, list)) else (type(node), node)
+        place = (key, what, *others)
+        if place not in self._known:
+            self._known[place] = node, self.function(key, node, *others)  # the node is kept: its id is that of no other
+        return self._known[place][1]
 
 
 def find(config: Any, key: str) -> Any:

@@ -22,11 +22,11 @@ def change(made: Plan, cluster: str | None = None) -> workspace.Change:
     layout, composer, experiment = made.layout, made.composer, made.experiment
     files = {layout.multirun: multirun_config.render(composer)}
     links = {}
-    evaluated = experiment.spec.evaluation.enabled
+    evaluated, render = experiment.spec.evaluation.enabled, inspect_eval.renderer(composer)
     for run in made.all_runs:
         files[layout.train_config(run.id)] = train_config_text(made, run)
         if evaluated:
-            files[layout.eval_script(run.id)] = inspect_eval.render(composer, run)
+            files[layout.eval_script(run.id)] = render(run)
         if link := composer.checkpoint_link(run.config):
             links[link] = composer.model_dir
     profile = slurm_scripts.profile(cluster)
@@ -54,11 +54,10 @@ def _idle_links(layout: Layout, ids: Iterable[str], wanted: Container[Path]) -> 
 
 def train_config_text(made: Plan, run: Run) -> str:
     """The config of `run` with its header: what it is, and the command that runs it."""
-    path = made.layout.train_config(run.id)
     lines = [
         f"{made.experiment.name} {run.id}: {', '.join(f'{name}={value!r}' for name, value in run.params.items())}",
         f"Written by `cruijff-kit generate` from {made.composer.base_name}.",
-        f"    tune run {run.recipe} --config {made.layout.relative(path)}",
+        f"    tune run {run.recipe} --config {made.layout.relative(made.layout.train_config(run.id))}",
     ]
     if run.recipe != made.composer.recipe:
         lines.append(f"On a CPU {made.composer.recipe} merges LoRA into the weights that it goes on training; this recipe does not.")
@@ -103,26 +102,25 @@ def generate(
             results of another, or writing failed.
     """
     folder, force = Path(os.path.abspath(folder)), force or keep_ids
-    made = None
+    made = wanted = None
     if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
         made = plan(folder, force=force, keep_ids=keep_ids)
         if dry_run:
             return made
-        _check(made, change(made, cluster), force, confirm)
+        wanted = _checked(made, cluster, force, confirm)
         confirm = _confirmed
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
-        if made is None or made.layout.run_mapping.exists():
-            made = plan(folder, force=force, keep_ids=keep_ids)
+        if made is None or made.layout.run_mapping.exists():  # another command may have written since
+            made, wanted = plan(folder, force=force, keep_ids=keep_ids), None
         if not dry_run:
-            wanted = change(made, cluster)
-            _check(made, wanted, force, confirm)
-            if needed := wanted.needed():
-                workspace.write(needed, folder, made.layout.hidden)
+            workspace.write(wanted or _checked(made, cluster, force, confirm), folder, made.layout.hidden)
     return made
 
 
-def _check(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[[int], None]) -> None:
+def _checked(made: Plan, cluster: str | None, force: bool, confirm: Callable[[int], None]) -> workspace.Change:
+    """What there is to write, where nothing stands against it."""
+    wanted = change(made, cluster)
     if conflict := occupied.conflict(made):
         raise CruijffKitError(conflict)
     differing = wanted.differing()
@@ -132,6 +130,7 @@ def _check(made: Plan, wanted: workspace.Change, force: bool, confirm: Callable[
     workspace.check(needed, made.experiment.folder)
     if len(made.runs) >= MANY_RUNS and needed:
         confirm(len(made.runs))
+    return needed
 
 
 def _only_adds_tasks(made: Plan, wanted: workspace.Change, differing: list[Path]) -> bool:

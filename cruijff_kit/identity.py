@@ -9,27 +9,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit.config_tree import Config, escape, find, move
+from cruijff_kit.config_tree import Config, PerNode, escape, find, move
 
 
 def normalised(config: Mapping[str, Any], folder: Path) -> Config:
     """What `config` trains: without where its results, its model and its folder lie."""
-    what = _whole_numbers({key: value for key, value in config.items() if key != "output_dir"})
-    model = find(config, "checkpointer.checkpoint_dir")
-    if isinstance(model, str) and os.path.isabs(model):
-        return move(move(what, model.rstrip("/"), "<model>"), escape(str(folder)), ".")
-    # a link in the run's own folder: where the model lies shows in the tokenizer's paths alone
-    tokenizer = what.get("tokenizer")
-    if isinstance(tokenizer, dict):
-        paths = {key: "<model>" for key, value in tokenizer.items() if isinstance(value, str) and os.path.isabs(value)}
-        what["tokenizer"] = {**tokenizer, **paths}
-    return move(what, escape(str(folder)), ".")
+    where = _model_place(config), str(folder)
+    return {key: _normalised(key, node, *where) for key, node in config.items() if key != "output_dir"}
 
 
 def identity(config: Mapping[str, Any], folder: Path) -> str:
     """Digest of what `config` trains, wherever it lies."""
-    text = json.dumps(normalised(config, folder), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    where = _model_place(config), str(folder)
+    texts = [_text(key, node, *where) for key, node in config.items() if key != "output_dir"]
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
+
+
+def _model_place(config: Mapping[str, Any]) -> str | None:
+    """The folder of the base weights; None if it is a link in the run's own folder."""
+    model = find(config, "checkpointer.checkpoint_dir")
+    return model.rstrip("/") if isinstance(model, str) and os.path.isabs(model) else None
+
+
+@PerNode
+def _text(key: str, node: Any, model: str | None, folder: str) -> str:
+    return json.dumps([key, _normalised(key, node, model, folder)], sort_keys=True, default=str)
+
+
+def _normalised(key: str, node: Any, model: str | None, folder: str) -> Any:
+    node = _whole_numbers(node)
+    if model is not None:
+        node = move(node, model, "<model>")
+    elif key == "tokenizer" and isinstance(node, dict):  # where the model lies shows in these paths alone
+        paths = {name: "<model>" for name, value in node.items() if isinstance(value, str) and os.path.isabs(value)}
+        node = {**node, **paths}
+    return move(node, escape(folder), ".")
 
 
 def _whole_numbers(node: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 from cruijff_kit.paths import BASELINE
@@ -23,57 +24,65 @@ if __name__ == "__main__":
 '''
 
 
-def render(composer: Composer, run: Run) -> str:
-    """The script that evaluates `run` as experiment.yaml says."""
-    layout = composer.layout
-    folder = output_dir_of(run.config, "checkpointer.output_dir")
-    arguments = {
-        "run": run.id,
-        "model": f"{folder}/epoch_{run.config['epochs'] - 1}",
-        "train_config": str(layout.train_config(run.id)),
-        "params": dict(run.params),
-        **_common(composer, run.config),
-    }
-    return _script(composer, run.id, arguments)
+def renderer(composer: Composer) -> Callable[[Run], str]:
+    """What renders the script that evaluates a run as experiment.yaml says."""
+    common = cache(partial(_common, composer))
+
+    def render(run: Run) -> str:
+        folder = output_dir_of(run.config, "checkpointer.output_dir")
+        arguments = {
+            "run": run.id,
+            "model": f"{folder}/epoch_{run.config['epochs'] - 1}",
+            "train_config": str(composer.layout.train_config(run.id)),
+            "params": dict(run.params),
+        }
+        return _script(composer, run.id, arguments, common(*_hardware(run)))
+
+    return render
 
 
 def render_baseline(composer: Composer, first: Run) -> str:
     """The script that evaluates the untouched base model, in the dtype and on the device of `first`."""
-    arguments = {"run": BASELINE, "model": composer.model_dir, "params": {}, **_common(composer, first.config)}
-    return _script(composer, BASELINE, arguments)
+    arguments = {"run": BASELINE, "model": composer.model_dir, "params": {}}
+    return _script(composer, BASELINE, arguments, _common(composer, *_hardware(first)))
 
 
-def _common(composer: Composer, config: Mapping[str, Any]) -> dict[str, Any]:
+def _hardware(run: Run) -> tuple[str, str]:
+    """The dtype and the device that `run` is trained with."""
+    return run.config.get("dtype", "bf16"), run.config.get("device", "cuda")
+
+
+def _common(composer: Composer, dtype: str, device: str) -> list[str]:
+    """The lines of the arguments that do not depend on the run."""
     experiment = composer.experiment
     evaluation = experiment.spec.evaluation
     folder = experiment.path(evaluation.tasks_dir or "")
-    return {
-        "tasks": [{**task.model_dump(), "file": str(folder / task.file)} for task in evaluation.tasks],
+    tasks = [_literal({**task.model_dump(), "file": str(folder / task.file)}) for task in evaluation.tasks]
+    arguments = {
         "experiment": experiment.name,
         "folder": str(experiment.folder),
         "results_dir": str(composer.layout.eval_results),
-        "dtype": evaluation.dtype or config.get("dtype", "bf16"),
-        "device": config.get("device", "cuda"),
+        "dtype": evaluation.dtype or dtype,
+        "device": device,
         "generate": evaluation.generate,
         "limit": evaluation.limit,
     }
+    return ["        tasks=[", *(f"            {task}," for task in tasks), "        ],", *_lines(arguments)]
 
 
-def _script(composer: Composer, run: str, arguments: Mapping[str, Any]) -> str:
+def _lines(arguments: Mapping[str, Any]) -> list[str]:
+    return [f"        {name}={_literal(value)}," for name, value in arguments.items()]
+
+
+def _script(composer: Composer, run: str, arguments: Mapping[str, Any], common: list[str]) -> str:
     layout = composer.layout
-    lines = []
-    for name, value in arguments.items():
-        if name == "tasks":
-            lines += ["        tasks=[", *(f"            {_literal(task)}," for task in value), "        ],"]
-        else:
-            lines.append(f"        {name}={_literal(value)},")
     script = layout.relative(layout.eval_script(run))
     header = [
         f"Evaluation of {run} of {composer.experiment.name}.",
         f"    python {script}",
         f"    python {script} limit=5        (any setting below, for this once)",
     ]
-    return SCRIPT.format(header=yaml_text.header(header), arguments="\n".join(lines))
+    return SCRIPT.format(header=yaml_text.header(header), arguments="\n".join([*_lines(arguments), *common]))
 
 
 def _literal(value: Any) -> str:

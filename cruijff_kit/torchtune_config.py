@@ -116,7 +116,27 @@ class Composer:
         }
 
     def compose(self, settings: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> Config:
-        config = copy.deepcopy(self.base)
+        """The config of `settings`. Its nodes are shared with those of other points, and not to be changed."""
+        raw, override = raw or {}, self.experiment.override
+        parts: dict[str, Config] = {}
+        for name, value in settings.items():
+            parts.setdefault(torchtune_key(name).split(".")[0], {})[name] = value
+        tops = dict.fromkeys([*self.base, *sorted(parts, key=lambda top: any("." in torchtune_key(name) for name in parts[top])), *override, *raw])
+        return {top: self._node(top, parts.get(top, {}), raw[top] if top in raw else None) for top in tops}
+
+    def _node(self, top: str, settings: Config, raw: Any) -> Any:
+        """A top-level node. Most points share most of theirs."""
+        key = json.dumps([top, settings, raw]) if settings or raw is not None else top
+        if key not in self._nodes:
+            self._nodes[key] = self._compose_node(top, settings, {} if raw is None else {top: raw})
+        return self._nodes[key]
+
+    @cached_property
+    def _nodes(self) -> dict[str, Any]:
+        return {}
+
+    def _compose_node(self, top: str, settings: Mapping[str, Any], raw: Config) -> Any:
+        config = {top: copy.deepcopy(self.base[top])} if top in self.base else {}
         # whole nodes first: `dataset` would take `packed` away again
         for name in sorted(settings, key=lambda name: torchtune_key(name).count(".")):
             if name == "dataset":
@@ -127,9 +147,10 @@ class Composer:
                 _merge(config, nested)
             else:
                 set_dotted(config, torchtune_key(name), settings[name])
-        config = _merge(_merge(config, self.experiment.override), raw or {})
+        override = self.experiment.override
+        _merge(_merge(config, {top: override[top]} if top in override else {}), raw)
         self._absolute_data_files(config)
-        return config
+        return config[top]
 
     def _set_dataset(self, config: Config, value: str | Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,12 +95,14 @@ def recover(hidden: Path) -> None:
 
 
 def write(change: Change, folder: Path, hidden: Path) -> None:
-    """Makes `change` so; call it under `locked`.
+    """Makes `change` so, if it changes anything; call it under `locked`.
 
     Raises:
         CruijffKitError: it cannot be written; the folder is then as it was.
     """
     staging = hidden / "pending.tmp"
+    if not change:
+        return
     try:
         check(change, folder)
         recover(hidden)
@@ -125,14 +127,16 @@ def check(change: Change, folder: Path) -> None:
 
 
 def _check_in_the_way(change: Change, folder: Path) -> None:
-    for path in [*change.files, *change.links, *change.removals]:
-        if folder not in Path(os.path.normpath(path)).parents:
+    paths = [*change.files, *change.links, *change.removals]
+    for path in paths:
+        if not os.path.normpath(path).startswith(f"{folder}{os.sep}"):
             raise PermissionError(f"{path} is not in the experiment's folder")
-        if (path.is_dir() and not path.is_symlink()) or (path in change.links and path.exists() and not path.is_symlink()):
+        if os.path.lexists(path) and not path.is_symlink() and (path.is_dir() or path in change.links):
             raise FileExistsError(f"{path} is in the way")
-        above = next(parent for parent in path.parents if os.path.lexists(parent))
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise PermissionError(f"{above} is not writable")
+    above = {next(parent for parent in [place, *place.parents] if os.path.lexists(parent)) for place in {path.parent for path in paths}}
+    for place in above:
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise PermissionError(f"{place} is not writable")
 
 
 def _lay_down(change: Change, folder: Path, staging: Path) -> None:
@@ -186,6 +190,9 @@ def _replace(staged: Path, path: Path) -> None:
 def link(path: Path, target: str) -> None:
     """Makes `path` a symbolic link to `target`, in one step; others may do the same meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(path):
+        with suppress(FileExistsError):
+            path.symlink_to(target)
     fresh = path.with_name(f".{path.name}.new")  # one name: what a killed process left is taken up again
     while _link(path) != target:
         try:

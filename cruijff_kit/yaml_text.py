@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from cruijff_kit.config_tree import PerNode
+
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """`values` in their own order. Each top-level node is rendered once: the configs of a sweep share most of theirs."""
-    return "".join(_dump_node(key, json.dumps(value)) for key, value in values.items())
+    return "".join(_dump_node(key, value) for key, value in values.items())
 
 
-@cache
-def _dump_node(key: str, value: str) -> str:
+@PerNode
+def _dump_node(key: str, value: Any) -> str:
     import yaml
 
-    return yaml.dump(
-        {key: json.loads(value)}, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1000, default_flow_style=False
-    )
+    return yaml.dump({key: value}, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1000, default_flow_style=False)
 
 
 @cache
@@ -39,5 +38,5 @@ def _dumper() -> Any:
 
 def header(lines: list[str]) -> str:
     """`lines` as a comment, in YAML and Python, whatever line breaks and control characters they hold."""
-    shown = ("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+    shown = (line if line.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
     return "".join(f"# {line}\n" for line in shown)

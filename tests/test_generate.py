@@ -497,9 +497,6 @@ def test_all_faults_are_in_one_report_and_nothing_is_written(cruijff, folder):
     done = cruijff("generate", folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == """\
-experiment.yaml:22  controls.epoch
-  unknown parameter 'epoch'
-  did you mean 'epochs'?
 experiment.yaml:12  variables.lora_rank[1]
   expected a whole number of at least 1, got 0
 experiment.yaml:13  variables.lora_rank[2]
@@ -507,6 +504,9 @@ experiment.yaml:13  variables.lora_rank[2]
 experiment.yaml:14  variables.lora_rnk
   unknown parameter 'lora_rnk'
   did you mean 'lora_rank'?
+experiment.yaml:22  controls.epoch
+  unknown parameter 'epoch'
+  did you mean 'epochs'?
 experiment.yaml:30  evaluation.tasks[0].function
   Function 'no_task' in evals/tasks.py has no @task decorator
   from inspect_ai import task, and write @task above it
@@ -534,12 +534,12 @@ def test_warnings_stand_on_stderr_and_do_not_stop(cli, folder):
     code, out, err = cli("generate", folder)
     assert (code, out.count("✓")) == (0, 3)
     assert err == """\
+experiment.yaml:9  variables
+  warning: 3 variables are crossed: 1 runs
 experiment.yaml:21  controls.warmup_steps
   warning: warm-up takes 100 steps and the run has 6: the learning rate is never reached
   add under controls:
     warmup_steps: 0
-experiment.yaml:9  variables
-  warning: 3 variables are crossed: 1 runs
 """
 
 

@@ -78,7 +78,7 @@ def arguments(script: str) -> dict[str, Any]:
 def test_the_whole_script(tmp_path, name):
     folder = tmp_path / "experiment"
     composer, run = composed(folder, limit=5, dtype="fp32")
-    script = inspect_eval.render(composer, run) if name == "eval_000.py" else inspect_eval.render_baseline(composer, run)
+    script = inspect_eval.renderer(composer)(run) if name == "eval_000.py" else inspect_eval.render_baseline(composer, run)
     assert script.replace(str(folder), "/path/to/experiment") == (GOLDEN / name).read_text()
 
 
@@ -89,7 +89,7 @@ def test_the_script_says_what_is_evaluated(tmp_path):
         {"name": "two", "file": "../tasks.py", "function": "capitalize"},
     ]
     composer, run = composed(folder, tasks=tasks, generate={"temperature": 0.5, "stop_seqs": ["a", "b"]}, dtype="bf16")
-    assert arguments(inspect_eval.render(composer, run)) == {
+    assert arguments(inspect_eval.renderer(composer)(run)) == {
         "run": "run_000",
         "model": f"{folder}/results/run_000/hf_model/epoch_0",
         "train_config": f"{folder}/configs/train_000.yaml",
@@ -117,13 +117,13 @@ def test_the_baseline_is_the_base_model_and_no_config(tmp_path):
 
 def test_the_dtype_is_the_trainings_unless_it_is_given(tmp_path):
     composer, run = composed(tmp_path / "experiment")
-    assert arguments(inspect_eval.render(composer, run))["dtype"] == run.config["dtype"] == "fp32"
+    assert arguments(inspect_eval.renderer(composer)(run))["dtype"] == run.config["dtype"] == "fp32"
 
 
 def test_the_model_is_the_last_epoch_of_this_config(tmp_path):
     composer, _ = composed(tmp_path / "experiment")
     run = composer.run("run_007", {}, {"epochs": 3}, {"checkpointer": {"output_dir": "${output_dir}/x/../weights"}})
-    made = arguments(inspect_eval.render(composer, run))
+    made = arguments(inspect_eval.renderer(composer)(run))
     assert made["model"] == f"{tmp_path}/experiment/results/run_007/weights/epoch_2"
     assert made["train_config"] == f"{tmp_path}/experiment/configs/train_007.yaml"
 
@@ -134,7 +134,7 @@ def test_no_argument_is_anything_but_data(tmp_path, value):
     tasks = [{"name": "n", "file": "tasks.py", "function": "capitalize", "args": args}]
     composer, run = composed(tmp_path / "experiment", tasks=tasks, generate={"system_message": value})
     run = Run(run.id, {"lora_rank": value}, run.settings, run.recipe, run.config, run.identity)
-    made = arguments(inspect_eval.render(composer, run))
+    made = arguments(inspect_eval.renderer(composer)(run))
     assert repr(made["tasks"][0]["args"]) == repr(args)
     assert repr(made["generate"]) == repr({"system_message": value})
     assert repr(made["params"]) == repr({"lora_rank": value})
@@ -144,7 +144,7 @@ def test_no_argument_is_anything_but_data(tmp_path, value):
 def test_no_name_of_an_argument_is_anything_but_data(tmp_path, name):
     tasks = [{"name": "n", "file": "tasks.py", "function": "capitalize", "args": {name: 1}}]
     composer, run = composed(tmp_path / "experiment", tasks=tasks)
-    assert arguments(inspect_eval.render(composer, run))["tasks"][0]["args"] == {name: 1}
+    assert arguments(inspect_eval.renderer(composer)(run))["tasks"][0]["args"] == {name: 1}
 
 
 FOLDERS = ["a b", "a'b", 'a"b', 'a"""b', "a\\b", "a\\", "a\nb", "$(touch x)", "${x}", "{run}", "é", "😀", "\\N{x}", "\\x"]
@@ -154,7 +154,7 @@ FOLDERS = ["a b", "a'b", 'a"b', 'a"""b', "a\\b", "a\\", "a\nb", "$(touch x)", "$
 def test_a_folder_of_any_name_is_itself_in_the_script(tmp_path, name):
     folder = tmp_path / name
     composer, run = composed(folder)
-    made = arguments(inspect_eval.render(composer, run))
+    made = arguments(inspect_eval.renderer(composer)(run))
     assert made["folder"] == str(folder)
     assert made["model"] == f"{folder}/results/run_000/hf_model/epoch_0"
     assert made["tasks"][0]["file"] == f"{folder}/evals/tasks.py"
@@ -166,18 +166,18 @@ def test_a_configs_dir_of_any_name_is_no_code_either(tmp_path, name):
     write_experiment(tmp_path / "e", "/models/tiny", spec)
     composer = load_composer(load(tmp_path / "e"))
     run = composer.run("run_000", {}, {})
-    assert arguments(inspect_eval.render(composer, run))["train_config"] == str(composer.layout.train_config("run_000"))
+    assert arguments(inspect_eval.renderer(composer)(run))["train_config"] == str(composer.layout.train_config("run_000"))
 
 
 def test_importing_the_script_evaluates_nothing(tmp_path):
     composer, run = composed(tmp_path / "experiment")
-    (tmp_path / "eval_000.py").write_text(inspect_eval.render(composer, run))
+    (tmp_path / "eval_000.py").write_text(inspect_eval.renderer(composer)(run))
     runpy.run_path(str(tmp_path / "eval_000.py"), run_name="imported")
 
 
 def test_python_runs_the_script_from_any_folder_as_far_as_the_model_that_is_not_there(tmp_path):
     composer, run = composed(tmp_path / "experiment")
-    (tmp_path / "eval_000.py").write_text(inspect_eval.render(composer, run))
+    (tmp_path / "eval_000.py").write_text(inspect_eval.renderer(composer)(run))
     done = subprocess.run([sys.executable, tmp_path / "eval_000.py"], cwd="/", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Cannot load model: results/run_000/hf_model/epoch_0: there is no such folder\n"

@@ -131,10 +131,15 @@ def test_composing_changes_neither_the_base_config_nor_the_settings(tmp_path):
     settings = {"dataset": {"source": "json", "column_map": {"input": "a"}}, "packed": True, "lora_rank": 64}
     before = copy.deepcopy((composer.base, settings))
     first = composer.compose(settings)
-    first["dataset"]["column_map"]["input"] = "changed"
-    first["model"]["lora_attn_modules"].append("changed")
     assert (composer.base, settings) == before
-    assert composer.compose(settings)["dataset"]["column_map"] == {"input": "a"}
+    assert first["dataset"] == {"source": "json", "column_map": {"input": "a"}, "packed": True}
+
+
+def test_points_share_the_nodes_that_are_the_same(tmp_path):
+    composer = load_composer(tiny(tmp_path / "e"))
+    configs = [composer.compose({"lora_rank": rank, "seed": seed}) for rank, seed in ((8, 1), (8, 2), (16, 2))]
+    assert configs[0]["model"] is configs[1]["model"] and configs[1]["optimizer"] is configs[2]["optimizer"]
+    assert [(config["model"]["lora_rank"], config["seed"]) for config in configs] == [(8, 1), (8, 2), (16, 2)]
 
 
 def test_the_config_is_sorted_as_the_base_config_is(tmp_path):
