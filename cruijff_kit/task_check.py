@@ -143,7 +143,7 @@ class TaskCheck:
         try:
             process.wait(self._limit_s)
         except subprocess.TimeoutExpired:
-            return {"failure": f"it was not built after {self._limit_s:g} s, and was ended"}
+            return {"failure": f"it was not built after {self._limit_s:g} s, and was ended", "fix": "does it wait for a network, or for another process?"}
         finally:
             with self._lock:
                 self._running.remove(process)
@@ -157,14 +157,14 @@ class TaskCheck:
         problem, path = self._made.experiment.source.problem, ("evaluation", "tasks", index)
         if "failure" in outcome:
             fix = f"fetch its data once, on a machine with a network: {self._fetch}" if outcome.get("offline") else None
-            return problem(path, f"task '{name}' cannot be built: {outcome['failure']}", fix)
+            return problem(path, f"task '{name}' cannot be built: {outcome['failure']}", outcome.get("fix", fix))
         if outcome["samples"] == 0:
             return problem(path, f"task '{name}' has no samples: there would be no score", "look at its dataset and arguments")
         return None
 
     @property
     def _fetch(self) -> str:
-        return f"HF_HUB_OFFLINE=0 cruijff-kit check --deep {shlex.quote(str(self._made.experiment.folder))}"
+        return f"HF_HUB_OFFLINE=0 cruijff-kit check {shlex.quote(str(self._made.experiment.folder))} --deep"
 
     def _missing_inspect(self) -> list[Problem]:
         if not self._made.experiment.spec.evaluation.enabled or _has_inspect():

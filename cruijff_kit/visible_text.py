@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-TRAINED = "⟦", "⟧"  # around what is trained on
-
 
 def visible(text: str) -> str:
     """`text` with its line breaks marked and kept, and every other control character written out."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from cruijff_kit import task_check
 from cruijff_kit.generate import Plan, plan
 from cruijff_kit.task_check import TaskFacts
-from tests.tiny_experiment import specification, write_experiment, write_spec
+from tests.tiny_experiment import specification, write_experiment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -127,18 +129,35 @@ def test_a_task_that_hangs_is_ended_with_all_that_it_started(tmp_path, tiny_mode
     with task_check.start(made(tmp_path / "experiment", tiny_model, "hangs"), limit_s=6) as check:
         facts, problems = check.finish()
     assert facts == []
-    assert [each.what for each in problems] == ["task 'hangs' cannot be built: it was not built after 6 s, and was ended"]
+    assert [(each.what, each.fix) for each in problems] == [
+        (
+            "task 'hangs' cannot be built: it was not built after 6 s, and was ended",
+            "does it wait for a network, or for another process?",
+        )
+    ]
     assert running("sleep 299.5") == []
 
 
-def test_a_check_that_is_left_ends_what_it_started(tmp_path, tiny_model):
-    plan_made = made(tmp_path / "experiment", tiny_model, "hangs")
-    with pytest.raises(KeyboardInterrupt), task_check.start(plan_made):
-        deadline = time.monotonic() + 30
+CHECK = """
+import sys
+from pathlib import Path
+from cruijff_kit import task_check
+from cruijff_kit.generate import plan
+
+task_check.start(plan(Path(sys.argv[1]))).finish()
+"""
+
+
+def test_ctrl_c_ends_what_was_started(tmp_path, tiny_model):
+    made(folder := tmp_path / "experiment", tiny_model, "hangs")
+    with subprocess.Popen([sys.executable, "-c", CHECK, folder], stderr=subprocess.PIPE, text=True) as check:
+        deadline = time.monotonic() + 60
         while not running("sleep 299.5") and time.monotonic() < deadline:
             time.sleep(0.2)
         assert running("sleep 299.5")
-        raise KeyboardInterrupt
+        check.send_signal(signal.SIGINT)
+        _, said = check.communicate(timeout=10)
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
     assert running("sleep 299.5") == []
 
 
@@ -169,6 +188,6 @@ def test_data_of_the_hub_that_is_not_here_is_named_with_the_command_that_fetches
             "evaluation.tasks[0]",
             "task 'mmlu_subset' cannot be built: evals/mmlu_subset.py:9: "
             "ConnectionError: Couldn't reach 'cais/mmlu' on the Hub (OfflineModeIsEnabled)",
-            f"fetch its data once, on a machine with a network: HF_HUB_OFFLINE=0 cruijff-kit check --deep {folder}",
+            f"fetch its data once, on a machine with a network: HF_HUB_OFFLINE=0 cruijff-kit check {folder} --deep",
         )
     ]
