@@ -166,6 +166,8 @@ def _count(source: _Source) -> int | None:
     files = source.files
     if len(files) != 1 or source.split is None or "%" in source.text or Path(files[0]).suffix.lower() not in DATA_FILES:
         return None
+    if source.arguments.keys() - {"path", "data_files", "delimiter", "sep"}:
+        return None  # a field of a JSON file, or lines to skip
     path = Path(files[0])
     try:
         rows = data_files.count_rows(path) if path.suffix.lower() != ".parquet" else _parquet_rows(path)

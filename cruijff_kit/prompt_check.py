@@ -10,7 +10,7 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.first_rows import ROWS, FirstRows, NotHereError, first_rows
 from cruijff_kit.prompt_text import IGNORED, Decode, decoder, shown
 from cruijff_kit.training_checks import Fault
-from cruijff_kit.visible_text import one_line
+from cruijff_kit.visible_text import one_line, said
 
 NOTE = "note"  # the level of what was not looked at
 
@@ -75,6 +75,9 @@ def check(config: Mapping[str, Any], evaluated: bool, model_dir: str | None = No
 
     offline.stay_offline()
     built = OmegaConf.create(dict(config))
+    for name in ("tokenizer", "dataset"):
+        if built.get(name) is None:
+            return PromptReport([Fault("_override", f"the config has no {name}")])
     with _quiet(), tempfile.TemporaryDirectory(prefix="cruijff-kit-rows-") as cache:
         tokenizer, faults = _tokenizer(built.tokenizer)
         reader = _Reader(tokenizer)
@@ -110,12 +113,13 @@ def _tokenizer(node: Any) -> tuple[Any, list[Fault]]:
     try:
         return instantiate(node), []
     except Exception as error:
-        return None, [Fault("_override", f"the tokenizer cannot be built: {_said(error)}", _rest(error))]
+        return None, [Fault("_override", f"the tokenizer cannot be built: {said(error)}", _rest(error))]
 
 
 def _missing_files(node: Any) -> list[str]:
     """The files of a tokenizer's arguments that are not there; of a folder, its tokenizer.json."""
-    texts = [Path(value).expanduser() for name, value in node.items() if isinstance(value, str) and ("path" in name or "file" in name)]
+    given = [value for name, value in node.items() if isinstance(value, str) and ("path" in name or "file" in name)]
+    texts = [Path(value).expanduser() for value in given if value.startswith(("/", "~", "."))]  # others may be Hub ids
     missing = [str(path) for path in texts if not path.exists()]
     kinds = ("tokenizer.json", "*.model", "vocab.*", "tokenizer_config.json")
     return missing + [f"{path}/tokenizer.json" for path in texts if path.is_dir() and not any(any(path.glob(kind)) for kind in kinds)]
@@ -160,7 +164,7 @@ class _Reader:
                 self.faults.append(Fault("dataset", f"{prefix}{error} is not on this machine: its rows were not looked at", fix, NOTE))
             except Exception as error:
                 self.total = None
-                self.faults.append(Fault("dataset", f"the {prefix or 'dataset '}cannot be built: {_said(error)}", _rest(error)))
+                self.faults.append(Fault("dataset", f"the {prefix or 'dataset '}cannot be built: {said(error)}", _rest(error)))
         for what, places in self._failed.items():
             self.faults.append(Fault("dataset", f"{', '.join(places)}: {what}", "training stops there"))
 
@@ -175,7 +179,7 @@ class _Reader:
             try:
                 self.rows.append(self._row(found.dataset, index, place))
             except Exception as error:
-                self._failed.setdefault(_said(error) + _nulls(found.dataset, index), []).append(place)
+                self._failed.setdefault(said(error) + _nulls(found.dataset, index), []).append(place)
 
     def _row(self, dataset: Any, index: int, place: str) -> _Row:
         self._messages.clear()
@@ -239,7 +243,7 @@ def _of_folder(folder: Path | None) -> tuple[Any, str]:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True), ""
     except Exception as error:
-        return None, f"transformers loads no tokenizer from {folder}: {_said(error)}"
+        return None, f"transformers loads no tokenizer from {folder}: {said(error)}"
 
 
 def _parity(rows: list[_Row], tokenizer: Any, theirs: Any, why: str, folder: Path | None, decode: Decode) -> Iterator[Fault]:
@@ -256,16 +260,11 @@ def _parity(rows: list[_Row], tokenizer: Any, theirs: Any, why: str, folder: Pat
         with unlimited(tokenizer):
             found = [prompt_parity.compare(tokenizer, each, theirs, folder, decode) for each in messages]
     except Exception as error:  # a chat template may refuse the messages
-        yield Fault("_override", f"{skipped}{_said(error)}", _rest(error), NOTE)
+        yield Fault("_override", f"{skipped}{said(error)}", _rest(error), NOTE)
         return
-    yield from [fault for fault in found if fault][:1]
-
-
-def _said(error: BaseException) -> str:
-    """The exception's kind, and the first thing that it says."""
-    first, *others = str(error).strip().splitlines() or [""]
-    first = " ".join([first.strip(), *others[:1]]) if first.rstrip().endswith(":") else first
-    return one_line(f"{type(error).__name__}: {first}" if first else type(error).__name__, 300)
+    differing = [fault for fault in found if fault]
+    if differing:
+        yield replace(differing[0], what=f"{differing[0].what}; so do {len(differing)} of the first {len(rows)} rows")
 
 
 def _rest(error: BaseException) -> str | None:

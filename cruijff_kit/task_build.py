@@ -21,7 +21,7 @@ from typing import Any
 from cruijff_kit import atomic, offline
 from cruijff_kit.evaluate import load_task
 from cruijff_kit.evaluation_request import Request
-from cruijff_kit.visible_text import one_line
+from cruijff_kit.visible_text import said
 
 PROMPT_LENGTH = 500
 
@@ -53,15 +53,13 @@ def _prompt(given: Any) -> str:
 
 def _failure(error: BaseException, request: Request, file: Path) -> dict[str, Any]:
     where, line = _place(error, (file.parent, request.folder), file)
+    what = said(error)
     if isinstance(error, SystemExit):
-        what = f"it ends the process: SystemExit: {error.code}"
+        what = f"it ends the process: {what}"
     elif "__registry_info__" in str(error):  # Inspect's decorator looks for it on what the function returns
         what = "it returns no Task"
-    else:
-        said = str(error).strip().splitlines()
-        what = ": ".join([type(error).__name__, *said[:1]])
     place = request.shown(where) + (f":{line}" if line else "")
-    return {"failure": f"{place}: {one_line(what, 500)}", "offline": offline.is_missing(error)}
+    return {"failure": f"{place}: {what}", "offline": offline.is_missing(error)}
 
 
 def _place(error: BaseException, folders: tuple[Path, ...], file: Path) -> tuple[Path, int | None]:

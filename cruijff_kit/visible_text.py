@@ -1,4 +1,4 @@
-"""Text of a user's or a model's, as a terminal may show it: nothing in it is a control sequence."""
+"""Text of a user's, a model's or an exception's, as a terminal may show it: nothing in it is a control sequence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def one_line(text: str, length: int) -> str:
     """The first `length` characters of `text` on one line, with … where there are more."""
     cut = text if len(text) <= length else text[: length - 1] + "…"
     return "".join(char if char.isprintable() else _escaped(char) for char in cut)
+
+
+def said(error: BaseException) -> str:
+    """The exception's kind, and the first thing that it says, on one line."""
+    first, *others = str(error).strip().splitlines() or [""]
+    first = " ".join([first.strip(), *others[:1]]) if first.rstrip().endswith(":") else first
+    return one_line(f"{type(error).__name__}: {first}" if first else type(error).__name__, 400)
 
 
 def _escaped(char: str) -> str:

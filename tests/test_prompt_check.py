@@ -147,17 +147,19 @@ def test_files_of_every_kind_give_the_same_rows(config, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "nested.json").write_text(json.dumps({"rows": rows}))
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
     expected = prompt_check.check(config, evaluated=False)
     for source, file, settings in (
         ("csv", "rows.csv", {"delimiter": ";"}),
         ("json", "rows.json", {}),
         ("parquet", "rows.parquet", {}),
+        ("json", "nested.json", {"field": "rows"}),
         ("json", "*.jsonl", {}),
     ):
         report = prompt_check.check(with_data(config, tmp_path / file, source=source, **settings), evaluated=False)
         assert (report.shown, report.mean_tokens) == (expected.shown, expected.mean_tokens), file
-        assert report.rows == (None if "*" in file else 12), file
+        assert report.rows == (None if file in ("*.jsonl", "nested.json") else 12), file
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_a_prompt_that_the_evaluation_writes_otherwise_is_shown_beside_its(confi
             "_override",
             "warning",
             "training and evaluation make different prompts of the same messages: "
-            "they part at token 1 (1 in training, 0 in the evaluation)",
+            "they part at token 1 (1 in training, 0 in the evaluation); so do 8 of the first 8 rows",
         )
     ]
     assert report.faults[0].fix == (
@@ -256,7 +258,7 @@ def test_a_model_without_a_chat_template_is_sent_its_roles(config, components, p
     report = prompt_check.check(config, evaluated=True)
     assert [fault.what for fault in report.faults] == [
         "training and evaluation make different prompts of the same messages: "
-        "they part at token 1 (1 in training, 0 in the evaluation)"
+        "they part at token 1 (1 in training, 0 in the evaluation); so do 8 of the first 8 rows"
     ]
     assert (report.faults[0].fix or "").splitlines()[1:] == [
         "evaluation  <|begin|>user: Capitalize: apple\\n",
@@ -281,6 +283,27 @@ def test_missing_tokenizer_files_are_named(config, tmp_path):
         config["tokenizer"]["path"] = str(path)
         what = f"the tokenizer needs {missing}: not found, and no prompt was looked at"
         assert prompt_check.check(config, True) == PromptReport([Fault("model_dir", what, level="warning")], rows=12)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "dataset"])
+def test_a_config_without_one_of_the_two_is_a_fault(config, name):
+    del config[name]
+    assert prompt_check.check(config, True) == PromptReport([Fault("_override", f"the config has no {name}")])
+
+
+def test_a_dataset_that_cannot_be_built_is_a_fault_with_its_reason(config, tmp_path):
+    config["dataset"]["data_files"] = str(tmp_path / "nothing.jsonl")
+    (fault,) = prompt_check.check(config, evaluated=True).faults
+    assert (fault.name, fault.what) == (
+        "dataset",
+        f"the dataset cannot be built: FileNotFoundError: Unable to find '{tmp_path}/nothing.jsonl'",
+    )
+    config["dataset"] = {"_component_": "torchtune.datasets.chat_dataset", "source": "json", "data_files": str(tmp_path / "train.jsonl")}
+    (fault,) = prompt_check.check(config, evaluated=True).faults
+    assert fault.what == (
+        "the dataset cannot be built: TypeError: chat_dataset() missing 2 required keyword-only arguments: "
+        "'conversation_column' and 'conversation_style'"
+    )
 
 
 def test_a_tokenizer_that_cannot_be_built_is_a_fault_with_its_reason(config, plain_model):
