@@ -252,6 +252,23 @@ def test_a_prompt_that_the_evaluation_writes_otherwise_is_shown_beside_its(confi
     assert prompt_check.check(config, evaluated=False).faults == []
 
 
+CHATML = """\
+{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>
+' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+
+
+def test_torchtunes_tokenizer_is_fine_where_it_writes_what_the_template_does(config, components, tmp_path):
+    """It trains on the header of the answer too, which makes no other prompt."""
+    model = make_tiny_llama(tmp_path / "model", CHATML)
+    config["checkpointer"]["checkpoint_dir"] = str(model)
+    config["tokenizer"] = qwen_tokenizer(model)
+    for train_on_input in (False, True):
+        config["dataset"]["train_on_input"] = train_on_input
+        assert prompt_check.check(config, evaluated=True).faults == []
+
+
 def test_a_model_without_a_chat_template_is_sent_its_roles(config, components, plain_model):
     config["checkpointer"]["checkpoint_dir"] = str(plain_model)
     config["tokenizer"] = qwen_tokenizer(plain_model, roles={"user": ["user: ", "\n"], "assistant": ["", ""]})
