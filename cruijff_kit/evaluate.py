@@ -122,10 +122,13 @@ def load_model(request: Request) -> Any:
         "dtype": TORCH_DTYPES[request.dtype],
         "do_sample": bool(settings.get("temperature")),
     }
-    if has_chat_template(request.model):
-        # the template writes its own first token; the tokenizer would add a second
-        arguments["tokenizer_call_args"] = {"add_special_tokens": False}
+    arguments["tokenizer_call_args"] = tokenizer_call_args(request.model)
     return get_model(f"hf/{request.run}", config=GenerateConfig(**settings), **arguments)
+
+
+def tokenizer_call_args(folder: Path) -> dict[str, Any]:
+    """How the tokenizer is called: a chat template writes its own first token, and the tokenizer would add a second."""
+    return {"add_special_tokens": False} if has_chat_template(folder) else {}
 
 
 def has_chat_template(folder: Path) -> bool:
