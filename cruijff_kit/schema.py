@@ -66,7 +66,7 @@ class Evaluation(_Section):
     tasks_dir: Text | None = None
     tasks: list[EvaluationTask] = []
     checkpoint: Literal["last"] = "last"
-    model_format: Literal["hf"] = "hf"
+    model_format: Literal["hf", "adapter"] = "hf"
     dtype: Dtype | None = None
     baseline: bool = False
     generate: dict[str, Any] = {}

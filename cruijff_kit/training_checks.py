@@ -38,6 +38,16 @@ def places(experiment: Experiment) -> dict[str, KeyPath]:
     return found
 
 
+def place_of(experiment: Experiment, name: str) -> KeyPath:
+    """Where what a fault names is set, or what sets it by default."""
+    found = places(experiment)
+    if name == "model_format":
+        return ("evaluation", name)
+    if name == "model_dir" and experiment.spec.framework_config.model_dir is not None:
+        return ("framework_config", name)
+    return found.get(name, ("framework_config", "base_config"))
+
+
 def check_names(composer: Composer) -> list[Problem]:
     """Parameters that the base config has no place for, and `_override` keys that nothing accepts."""
     experiment, problems = composer.experiment, _check_datasets(composer)
@@ -96,13 +106,12 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
         data: look into the local data files too.
     """
     experiment = composer.experiment
-    where = places(experiment)
     problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
     for run in runs:
         for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
             if _unknown(experiment, torchtune_key(fault.name), *fault.reads):
                 continue
-            place = _value_place(experiment, run) if fault.name == "dataset" else where.get(fault.name, ("framework_config", "base_config"))
+            place = _value_place(experiment, run) if fault.name == "dataset" else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return list(problems)
 
@@ -116,7 +125,7 @@ def _value_place(experiment: Experiment, run: Run) -> KeyPath:
                 return ("variables", name, index)
             if not is_parameter(name) and isinstance(entry, dict) and value is not None and entry.get("dataset") == value:
                 return ("variables", name, index, "dataset")
-    return places(experiment).get("dataset", ("framework_config", "base_config"))
+    return place_of(experiment, "dataset")
 
 
 def _unknown(experiment: Experiment, *keys: str) -> bool:
@@ -174,10 +183,27 @@ def config_faults(experiment: Experiment, config: Mapping[str, Any], recipe: str
         yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU", reads=("device", "save_adapter_weights_only"))
     if experiment.spec.evaluation.enabled:
         yield from _output_faults(config)
-    if config.get("save_adapter_weights_only") and experiment.spec.evaluation.enabled:
-        yield Fault("save_adapter_weights_only", "model_format hf evaluates merged weights, and save_adapter_weights_only saves none")
+        yield from _format_faults(experiment.spec.evaluation.model_format, config)
     if find(config, "dataset.packed") and find(config, "tokenizer.max_seq_len") is None:
         yield Fault("packed", "packed needs max_seq_len, the length to pack to", "add under controls:\n  max_seq_len: 2048", reads=("tokenizer.max_seq_len",))
+
+
+# torchtune 0.6.1 saves their adapters in its own format alone (FullModelHFCheckpointer.save_checkpoint).
+NO_PEFT_ADAPTER = ("PHI3_MINI", "PHI4", "LLAMA3_VISION")
+
+
+def _format_faults(model_format: str, config: Mapping[str, Any]) -> Iterator[Fault]:
+    """The trained weights must be there in the form that is evaluated."""
+    model_type = find(config, "checkpointer.model_type")
+    if model_format == "hf":
+        if config.get("save_adapter_weights_only"):
+            yield Fault("save_adapter_weights_only", "model_format hf evaluates merged weights, and save_adapter_weights_only saves none")
+    elif not torchtune_catalog.is_lora(config):
+        yield Fault("model_format", "model_format adapter evaluates a LoRA adapter, and this config trains none", "model_format: hf", reads=("model",))
+    elif model_type in NO_PEFT_ADAPTER:
+        yield Fault("model_format", f"torchtune exports no PEFT adapter of a {model_type} model", "model_format: hf", reads=("checkpointer.model_type",))
+    else:
+        yield Fault("model_format", "model_format adapter is not supported by this version", "model_format: hf")
 
 
 def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
