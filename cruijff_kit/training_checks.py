@@ -40,12 +40,14 @@ def places(experiment: Experiment) -> dict[str, KeyPath]:
 
 def place_of(experiment: Experiment, name: str) -> KeyPath:
     """Where what a fault names is set, or what sets it by default."""
-    found = places(experiment)
+    key = torchtune_key(name)
     if name == "model_format":
         return ("evaluation", name)
+    if find(experiment.override, key) is not None:  # it is merged last
+        return ("controls", "_override", *key.split("."))
     if name == "model_dir" and experiment.spec.framework_config.model_dir is not None:
         return ("framework_config", name)
-    return found.get(name, ("framework_config", "base_config"))
+    return places(experiment).get(name, ("framework_config", "base_config"))
 
 
 def check_names(composer: Composer) -> list[Problem]:
@@ -118,7 +120,7 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
 
 def _value_place(experiment: Experiment, run: Run) -> KeyPath:
     """Where the dataset of `run` stands: of a variable, the very value."""
-    value = run.params.get("dataset")
+    value = run.params.get("dataset") if "dataset" not in experiment.override else None
     for name, values in experiment.spec.variables.items():
         for index, entry in enumerate(values):
             if name == "dataset" and entry == value:

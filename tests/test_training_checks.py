@@ -319,7 +319,7 @@ def test_a_dataset_that_is_not_there(folder):
         f"experiment.yaml:10  controls.dataset\n  dataset not found: {folder}/data/trian.jsonl\n  {fix}"
     )
     assert said(folder, variables={"dataset": ["data/train.jsonl", "yahma/data", "data/x.csv"]}) == (
-        f"experiment.yaml:10  variables.dataset\n  dataset not found: {folder}/data/x.csv\n  {fix}"
+        f"experiment.yaml:13  variables.dataset[2]\n  dataset not found: {folder}/data/x.csv\n  {fix}"
     )
     assert said(folder, {"dataset": {"data_files": "/x.jsonl"}}) == (
         f"experiment.yaml:6  framework_config.base_config\n  dataset not found: /x.jsonl\n  {fix}"
