@@ -38,7 +38,7 @@ def sweep(folder: Path, runs: int) -> Path:
 
 
 def compose_ms(folder: Path, points: int = 20) -> float:
-    """Milliseconds that Hydra's compose takes for one point of the sweep in `folder`."""
+    """Milliseconds that Hydra's compose takes for each of the first points of the sweep in `folder`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
@@ -47,29 +47,40 @@ def compose_ms(folder: Path, points: int = 20) -> float:
 
     register_open_nodes()
     ConfigStore.instance()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        words = [f"hydra.searchpath=[file://{folder}/configs]"]
-        compose("cruijff_kit", overrides=words)
+    runs = yaml.safe_load((folder / "configs" / "run_mapping.yaml").read_text())["runs"][:points]
+    with initialize_config_dir(str(folder / "configs"), version_base="1.3"):
+        words = [f"hydra.searchpath=[file://{conf_dir()}]"]
+        compose("multirun", overrides=words)
         start = time.perf_counter()
-        for point in range(points):
-            compose("cruijff_kit", overrides=[*words, f"stages=[{point}]"])
-        return (time.perf_counter() - start) / points * 1000
+        for run in runs:
+            compose("multirun", overrides=[*words, *(f"{name}={value}" for name, value in run["params"].items())])
+        return (time.perf_counter() - start) / len(runs) * 1000
+
+
+def generate_seconds(target: Path, repeats: int) -> float:
+    """The shortest of some first generates of `target`."""
+    times = []
+    for _ in range(repeats):
+        for name in ("configs", "scripts", "results", ".cruijff-kit"):
+            shutil.rmtree(target / name, ignore_errors=True)
+        times.append(seconds([COMMAND, "generate", "--yes", target], 1))
+    return min(times)
 
 
 def main() -> None:
     print(f"cruijff-kit --help           {seconds([COMMAND, '--help']):7.2f} s    goal 0.3 s")
+    took = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for runs, repeats, goal in ((4, 5, "goal 1 s"), (1000, 3, "goal 2 s"), (4000, 1, "goal 8 s")):
-            target = sweep(folder, runs)
-            command = [COMMAND, "generate", "--yes", target]
-            first = seconds(command, 1)
-            for _ in range(repeats - 1):
-                shutil.rmtree(target / "configs")
-                first = min(first, seconds(command, 1))
-            print(f"generate of {runs:5,} points     {first:7.2f} s    {goal}    {first / runs * 1000:.2f} ms a point")
-            print(f"  again, nothing to write     {seconds(command, 1):7.2f} s")
-        print(f"Hydra's compose of one point  {compose_ms(folder / '4'):7.1f} ms")
+        for runs, repeats, goal in ((4, 5, "goal 1 s"), (1000, 3, "goal 2 s"), (4000, 2, "goal 8 s")):
+            target = sweep(Path(name), runs)
+            took[runs] = generate_seconds(target, repeats)
+            print(f"generate of {runs:5,} points     {took[runs]:7.2f} s    {goal}    {took[runs] / runs * 1000:.2f} ms a point")
+            print(f"  again, nothing to write     {seconds([COMMAND, 'generate', '--yes', target], repeats):7.2f} s")
+            print(f"  check                       {seconds([COMMAND, 'check', target], repeats):7.2f} s")
+        each = [(took[more] - took[less]) / (more - less) * 1000 for less, more in ((4, 1000), (1000, 4000))]
+        compose = compose_ms(Path(name) / "1000")
+    print(f"each further point            {each[0]:7.2f} ms up to 1,000, {each[1]:.2f} ms up to 4,000    goal 1.5 ms")
+    print(f"Hydra's compose of a point    {compose:7.1f} ms    {compose / each[0]:.0f} times as much")
 
 
 if __name__ == "__main__":
