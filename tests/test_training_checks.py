@@ -168,6 +168,8 @@ def test_what_is_read_at_the_root_does_not_stand_below_checkpointer(folder):
         {"checkpointer": None},
         {"checkpointer": {"checkpoint_dir": None}},
         {"checkpointer": {"checkpoint_dir": 3}},
+        {"checkpointer": {"checkpoint_dir": {"x": "${output_dir}/checkpoints"}}},
+        {"max_steps_per_epoch": {"x": 1}},
         {"checkpointer": {"checkpoint_files": {"a": 1}}},
         {"checkpointer": {"checkpoint_files": {"filename_format": "x{}", "max_filename": "many"}}},
         {"checkpointer": {"checkpoint_files": "model.safetensors"}},
