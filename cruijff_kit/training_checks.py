@@ -117,10 +117,11 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
 
     try:
         OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
-    except OmegaConfBaseException as error:
-        root = str(error.full_key or "").split(".")[0].split("[")[0]
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = str(getattr(error, "full_key", None) or "")
+        root = key.split(".")[0].split("[")[0]
         name = root if root in experiment.spec.controls else "_override"
-        yield Fault(name, f"{error.full_key} does not resolve: {str(error).splitlines()[0]}")
+        yield Fault(name, f"{key} does not resolve: {str(error).splitlines()[0]}")
 
 
 @dataclass(frozen=True)
