@@ -70,7 +70,7 @@ class Experiment:
 
             try:
                 text = str(OmegaConf.create({"path": text}).path)
-            except OmegaConfBaseException as error:
+            except (OmegaConfBaseException, RecursionError) as error:
                 raise ValueError(str(error).splitlines()[0]) from None
         if "\0" in text:
             raise ValueError("a path cannot hold a null byte")

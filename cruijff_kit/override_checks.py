@@ -36,7 +36,7 @@ def _override_kinds(composer: Composer) -> Iterator[Problem]:
     """Values of `_override` that cannot be: of a parameter's wrong type, or text where the base has a mapping."""
     problem, override = composer.experiment.source.problem, composer.experiment.override
     kinds = {parameter.key: parameter for name, parameter in PARAMETERS.items() if name != "dataset"}
-    for path, value in leaves(override):
+    for path, value in _nodes(override):
         key, place = ".".join(path), ("controls", "_override", *path)
         parameter = kinds.get(key)
         fault = parameter.fault(value) if parameter and not is_computed(value) else None
@@ -44,10 +44,18 @@ def _override_kinds(composer: Composer) -> Iterator[Problem]:
             fault = f"expected a mapping, got {value!r}"
         elif key == "checkpointer.checkpoint_dir" and not isinstance(value, str):
             fault = f"expected a folder, got {value!r}"
-        elif key.startswith("checkpointer.checkpoint_files") and weight_files(find(override, "checkpointer.checkpoint_files")) is None:
+        elif key == "checkpointer.checkpoint_files" and weight_files(value) is None:
             fault = "expected a list of file names, or filename_format and max_filename"
         if fault:
             yield problem(place, fault)
+
+
+def _nodes(override: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path to each value below `override`, mappings too, and the value."""
+    for key, value in override.items():
+        yield (*path, key), value
+        if isinstance(value, dict):
+            yield from _nodes(value, (*path, key))
 
 
 def _override_beats(composer: Composer) -> Iterator[Problem]:

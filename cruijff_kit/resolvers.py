@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 
 
 def register() -> None:
@@ -20,4 +21,19 @@ def register() -> None:
         "max": lambda *numbers: max(numbers),
     }
     for name, function in resolvers.items():
-        OmegaConf.register_new_resolver(name, function, replace=True)
+        OmegaConf.register_new_resolver(name, _of_numbers(function), replace=True)
+
+
+def _of_numbers(function: Callable[..., float]) -> Callable[..., float]:
+    """`function`, of numbers alone and with a number for its result that a file can hold."""
+
+    def resolver(*numbers: float) -> float:
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise TypeError(f"{str(number)[:40]!r} is no number")
+        result = function(*numbers)
+        if not abs(result) < (2**64 if isinstance(result, int) else math.inf):
+            raise OverflowError("the result is too large, or no number")
+        return result
+
+    return resolver

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from cruijff_kit.yaml_source import KeyPath, leaves
 
 # The root of configs/multirun.yaml holds these beside the parameters.
 RESERVED = {"experiment_dir", "evaluation", "cluster", "torchtune", "stage", "stages", "run", "commands", "hydra", "defaults"}
+
+MAX_POINTS = 10_000  # at a millisecond or two each
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,19 @@ def check(experiment: Experiment) -> list[Problem]:
         problems += _check_variable(experiment, name, values)
     problems += _check_set_once(experiment)
     problems += _check_exclude(experiment)
-    return problems
+    return problems or _check_points(experiment)
+
+
+def _check_points(experiment: Experiment) -> list[Problem]:
+    """That there are points, and not more than anyone would wait for."""
+    problem = experiment.source.problem
+    total = math.prod(len(values) for values in experiment.spec.variables.values())
+    if total > MAX_POINTS:
+        what, fix = f"{total:,} points: a sweep has at most {MAX_POINTS:,}, those included that are excluded", "list fewer values"
+        return [problem(("variables",), what, fix)]
+    if next(points(experiment), None) is None:
+        return [problem(("exclude",), "every point of the sweep is excluded")]
+    return []
 
 
 def _settings(experiment: Experiment) -> Iterator[tuple[KeyPath, str, Any]]:
@@ -128,10 +143,11 @@ def _keys_within(value: Any) -> Iterator[str]:
 
 def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> list[Problem]:
     problem, path = experiment.source.problem, ("variables", name)
+    first: dict[Any, int] = {}
     problems = [
         problem((*path, index), f"{value!r} is there twice")
         for index, value in enumerate(values)
-        if any(value == other and type(value) is type(other) for other in values[:index])
+        if first.setdefault((type(value), _frozen(value)), index) != index
     ]
     problems += [fault for index, value in enumerate(values) for fault in _check_keys(experiment, (*path, index), value)]
     if is_parameter(name):
@@ -143,6 +159,13 @@ def _check_variable(experiment: Experiment, name: str, values: list[Any]) -> lis
     if name in RESERVED or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         problems.append(problem(path, f"'{name}' cannot be the name of a variable", "use letters, digits and '_'"))
     return problems
+
+
+def _frozen(value: Any) -> Any:
+    """Equal for equal values, and hashable: thousands of them are compared at once."""
+    if isinstance(value, dict):
+        return frozenset((key, _frozen(item)) for key, item in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _check_set_once(experiment: Experiment) -> list[Problem]:
@@ -172,15 +195,12 @@ def _check_set_once(experiment: Experiment) -> list[Problem]:
 def _check_exclude(experiment: Experiment) -> list[Problem]:
     problem, variables = experiment.source.problem, experiment.spec.variables
     names = {key for name, values in variables.items() for key in ([name] if is_parameter(name) else _keys(values))}
-    problems = [
+    return [
         problem(("exclude", index, name), f"'{name}' is no variable", closest(name, names))
         for index, partial in enumerate(experiment.spec.exclude)
         for name in partial
         if name not in names | experiment.left_out
     ]
-    if not problems and experiment.spec.exclude and next(points(experiment), None) is None:
-        problems.append(problem(("exclude",), "every point of the sweep is excluded"))
-    return problems
 
 
 def _keys(values: list[Any]) -> list[str]:

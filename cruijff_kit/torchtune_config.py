@@ -99,7 +99,9 @@ class Composer:
             from cruijff_kit.resolvers import register
 
             register()
-            self._resolved[key] = OmegaConf.create({other: scope[other] for other in used})[name]
+            values = OmegaConf.create({other: scope[other] for other in used})
+            value = values[name]
+            self._resolved[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         return self._resolved[key]
 
     @cached_property
@@ -153,8 +155,8 @@ class Composer:
         return config[top]
 
     def _set_dataset(self, config: Config, value: str | Mapping[str, Any]) -> None:
-        if isinstance(value, Mapping):
-            config["dataset"] = copy.deepcopy(dict(value))
+        if not isinstance(value, str):  # a computed one may be of a wrong type, which is said where its value is checked
+            config["dataset"] = copy.deepcopy(value)
         elif kind := DATA_FILES.get(Path(value).suffix.lower()):
             config["dataset"].update(source=kind, data_files=value, split="train")
         else:
@@ -190,7 +192,7 @@ class Composer:
         for name in (name for name, value in settings.items() if is_computed(value)):
             try:
                 self._computed(name, scope)
-            except (OmegaConfBaseException, TypeError, ArithmeticError) as error:
+            except (OmegaConfBaseException, TypeError, ArithmeticError, RecursionError) as error:
                 faults[name] = str(error).splitlines()[0]
         return faults
 

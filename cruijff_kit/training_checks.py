@@ -154,10 +154,11 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
 
     try:
         OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
-    except OmegaConfBaseException as error:
-        root = str(error.full_key or "").split(".")[0].split("[")[0]
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = str(getattr(error, "full_key", None) or "")
+        root = key.split(".")[0].split("[")[0]
         name = root if root in experiment.spec.controls else "_override"
-        yield Fault(name, f"{error.full_key} does not resolve: {str(error).splitlines()[0]}")
+        yield Fault(name, f"{key} does not resolve: {str(error).splitlines()[0]}")
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,8 @@ def data_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
 def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
     """torchtune drops what does not fill a batch, and ends well without one optimizer step."""
     sizes = [config.get(name) or 1 for name in ("batch_size", "gradient_accumulation_steps", "epochs")]
-    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
-    if not all(isinstance(size, int) for size in [*sizes, warmup]):
+    warmup, longest = find(config, "lr_scheduler.num_warmup_steps") or 0, config.get("max_steps_per_epoch") or 0
+    if not all(isinstance(size, int) and size >= 0 for size in [*sizes, warmup, longest]):
         return  # said elsewhere
     batch, accumulation, epochs = sizes
     reads = ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "dataset")
@@ -254,7 +255,7 @@ def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
         what = f"{rows} rows are fewer than batch_size {batch} × gradient_accumulation_steps {accumulation}: no optimizer step would be taken"
         yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps", reads=reads)
         return
-    total = min(steps, config.get("max_steps_per_epoch") or steps) * epochs
+    total = min(steps, longest or steps) * epochs
     if warmup >= total:
         what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
         yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning", reads=reads)

@@ -1,6 +1,6 @@
 """YAML text to plain values, and from a key's path back to its line.
 
-Reads YAML 1.2 (so `3e-4` is a float and `on` a string), refuses duplicate keys,
+Reads YAML 1.2 (so `3e-4` is a float and `on` a text), refuses duplicate keys,
 tags and cycles, and never builds any object but the plain ones.
 """
 
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from cruijff_kit import yaml_nodes
 from cruijff_kit.errors import ExperimentError, Problem
 
 KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
-MAX_NODES = 200_000  # aliases of aliases of aliases can make a small file huge
 
 
 @dataclass(frozen=True)
@@ -116,77 +119,28 @@ def read_yaml(path: Path) -> YamlSource:
 
 def parse_yaml(text: str, file: str) -> YamlSource:
     """The mapping that `text` holds; `file` is the name used in messages."""
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        _refuse_directives_and_cycles(text, file)
-        document = _loader().load(text)
-    except MarkedYAMLError as error:
+        root = yaml_nodes.compose(text)
+    except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" (column {mark.column + 1})" if mark else ""
         what = f"invalid YAML: {error.problem or error.context}{where}"
         raise ExperimentError([Problem(file, what, line=mark.line + 1 if mark else None)]) from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExperimentError([Problem(file, f"invalid YAML: {first[0]}")]) from None
-    if not isinstance(document, Mapping):
+    except (yaml.YAMLError, ValueError) as error:
+        raise ExperimentError([Problem(file, f"invalid YAML: {str(error).splitlines()[0]}")]) from None
+    except yaml_nodes.Refused as error:
+        raise ExperimentError([Problem(file, error.what, line=error.line, fix=error.fix)]) from None
+    if not isinstance(root, MappingNode):
         raise ExperimentError([Problem(file, "expected a mapping of keys to values", line=1)])
     plain = _Plain(file)
-    data = plain.convert(document, ())
+    data = plain.convert(root, ())
     if plain.problems:
         raise ExperimentError(plain.problems)
     return YamlSource(file, data, plain.lines)
 
 
-def _loader() -> Any:
-    """ruamel's loader that keeps lines, with dates as the text that they are."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.constructor import RoundTripConstructor
-
-    class Constructor(RoundTripConstructor):
-        pass
-
-    Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor.construct_yaml_str)
-    loader = YAML(typ="rt")
-    loader.Constructor = Constructor
-    return loader
-
-
-def _refuse_directives_and_cycles(text: str, file: str) -> None:
-    """A `%YAML 1.1`, where yes is true, and an alias inside its own anchor, read as null or for ever."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.events import (
-        AliasEvent,
-        CollectionEndEvent,
-        CollectionStartEvent,
-        DocumentStartEvent,
-    )
-
-    open_anchors: list[str | None] = []
-    for event in YAML(typ="rt").parse(text):
-        if isinstance(event, DocumentStartEvent) and (event.version or event.tags):
-            what, fix = "a YAML directive is not supported: this is YAML 1.2", "remove the line"
-            directive = text.rfind("\n%", 0, event.start_mark.index) + 1  # the mark is of the `---` below it
-            raise ExperimentError([Problem(file, what, line=text.count("\n", 0, directive) + 1, fix=fix)])
-        if isinstance(event, CollectionStartEvent):
-            open_anchors.append(event.anchor)
-        elif isinstance(event, CollectionEndEvent):
-            open_anchors.pop()
-        elif isinstance(event, AliasEvent) and event.anchor in open_anchors:
-            what = f"an alias that contains itself: *{event.anchor}"
-            raise ExperimentError([Problem(file, what, line=event.start_mark.line + 1)])
-
-
-def _is_storable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
-
-
 class _Plain:
-    """Turns ruamel's round-trip values into plain ones, and remembers the lines."""
+    """Turns nodes into plain values, and remembers the lines."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -194,51 +148,74 @@ class _Plain:
         self.problems: list[Problem] = []
         self._nodes = 0
 
-    def convert(self, value: Any, path: KeyPath) -> Any:
-        self._nodes += 1
-        if self._nodes > MAX_NODES or len(path) > 50:
-            raise ExperimentError([Problem(self.file, "too many or too deeply nested values", format_key(path))])
-        if isinstance(value, (Mapping, list)):
-            if value.tag.value is not None:
-                return self._unsupported(value, path)
-            return self._mapping(value, path) if isinstance(value, Mapping) else self._list(value, path)
-        return self._scalar(value, path)
+    def convert(self, node: Node, path: KeyPath) -> Any:
+        self._count(path)
+        if tag := yaml_nodes.foreign_tag(node):
+            return self._fault(path, f"the YAML tag {tag} is not supported")
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode):
+            return self._list(node, path)
+        return self._scalar(node, path)
 
-    def _mapping(self, value: Any, path: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         plain = {}
-        for key, item in value.items():
-            here = (*path, str(key))
-            self.lines[here] = value.lc.key(key)[0] + 1 if key in (value.lc.data or {}) else self.lines.get(path, 1)
-            if not isinstance(key, str):
-                self._fault(here, f"the key {key!r} is no text", f"write it in quotes: '{key}'")
-            plain[str(key)] = self.convert(item, here)
+        for name, (line, item) in self._items(node, path).items():
+            self.lines[*path, name] = line
+            plain[name] = self.convert(item, (*path, name))
         return plain
 
-    def _list(self, value: Any, path: KeyPath) -> list[Any]:
+    def _items(self, node: MappingNode, path: KeyPath) -> dict[str, tuple[int, Node]]:
+        """The line and value of each key: those of merged mappings first, at the line of the mapping that they are merged into."""
+        own: dict[str, tuple[int, Node]] = {}
+        merged: dict[str, tuple[int, Node]] = {}
+        for key, item in node.value:
+            if key.tag == yaml_nodes.MERGE:
+                for name, (_, value) in self._merged(item, (*path, "<<")):
+                    merged.setdefault(name, (self.lines.get(path, 1), value))
+                continue
+            name, line = self._key(key, path), yaml_nodes.line(key)
+            if name in own:
+                self._fault((*path, name), f"the key '{name}' is there twice, the first time in line {own[name][0]}", line=line)
+            own.setdefault(name, (line, item))
+        return {**{name: item for name, item in merged.items() if name not in own}, **own}
+
+    def _merged(self, node: Node, path: KeyPath) -> Iterator[tuple[str, tuple[int, Node]]]:
+        for each in node.value if isinstance(node, SequenceNode) else [node]:
+            self._count(path)
+            if isinstance(each, MappingNode):
+                yield from self._items(each, path).items()
+            else:
+                self._fault(path, "a merge key takes a mapping, or a list of them", line=yaml_nodes.line(each))
+
+    def _key(self, node: Node, path: KeyPath) -> str:
+        if isinstance(node, ScalarNode) and node.tag == yaml_nodes.TEXT:
+            return node.value
+        name = node.value if isinstance(node, ScalarNode) else "?"
+        what, fix = ("a mapping or a list is no key", None) if name == "?" else (f"the key {name} is no text", f"write it in quotes: '{name}'")
+        self._fault((*path, name), what, fix, line=yaml_nodes.line(node))
+        return name
+
+    def _list(self, node: SequenceNode, path: KeyPath) -> list[Any]:
         plain = []
-        for index, item in enumerate(value):
-            here = (*path, index)
-            self.lines[here] = value.lc.item(index)[0] + 1 if index in (value.lc.data or {}) else self.lines.get(path, 1)
-            plain.append(self.convert(item, here))
+        for index, item in enumerate(node.value):
+            self.lines[*path, index] = yaml_nodes.line(item)
+            plain.append(self.convert(item, (*path, index)))
         return plain
 
-    def _scalar(self, value: Any, path: KeyPath) -> Any:
-        if value is None or isinstance(value, bool):
-            return value
-        if type(value).__name__ == "ScalarBoolean":  # one with an anchor; an int to isinstance
-            return bool(value)
+    def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        value = yaml_nodes.scalar(node)
         if isinstance(value, float) and not math.isfinite(value):
-            self._fault(path, f"{float(value)} is no finite number")
-        if isinstance(value, str) and not _is_storable(value):
-            self._fault(path, f"{value!r} is no text that a file can hold")
-        for kind in (str, int, float):
-            if isinstance(value, kind):
-                return kind(value)
-        return self._unsupported(value, path)
+            self._fault(path, f"{value} is no finite number")
+        if isinstance(value, int) and abs(value) >= 2**64:
+            self._fault(path, "a whole number of more than 64 bits")
+            return 0
+        return value
 
-    def _unsupported(self, value: Any, path: KeyPath) -> None:
-        self._fault(path, f"a YAML tag or a value of type {type(value).__name__} is not supported")
+    def _count(self, path: KeyPath) -> None:
+        self._nodes += 1  # aliases are counted wherever they stand: a few of them make a small file huge
+        if self._nodes > yaml_nodes.MAX_NODES or len(path) > yaml_nodes.MAX_DEPTH:
+            raise ExperimentError([Problem(self.file, yaml_nodes.TOO_LARGE, format_key(path), self.lines.get(path))])
 
-    def _fault(self, path: KeyPath, what: str, fix: str | None = None) -> None:
-        line = self.lines.get(path)
-        self.problems.append(Problem(self.file, what, format_key(path), line, fix))
+    def _fault(self, path: KeyPath, what: str, fix: str | None = None, line: int | None = None) -> None:
+        self.problems.append(Problem(self.file, what, format_key(path), line or self.lines.get(path), fix))

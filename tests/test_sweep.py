@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,26 @@ def test_pairs_with_other_parameters_and_pairs_of_one_entry_are_no_fault():
 def test_a_fault_of_an_exclusion(exclude, expected):
     text = f"variables: {{lora_rank: [8, 16], pair: [{{seed: 1}}]}}\nexclude: {exclude}\n"
     assert faults(text) == f"experiment.yaml:4  {expected}"
+
+
+@pytest.mark.parametrize("entry", ["x", "1.5", "[seed]"])
+def test_an_exclusion_beside_a_variable_that_is_none_is_looked_at_all_the_same(entry):
+    text = f"variables: {{pair: [{entry}], seed: [1]}}\nexclude: [{{seed: 1}}]\n"
+    assert faults(text) == "experiment.yaml:3  variables.pair\n  'pair' is no parameter: each of its values must be a mapping"
+
+
+def test_a_sweep_of_more_points_than_can_be_composed_is_a_fault():
+    text = "variables:\n" + "".join(f"  {name}: [{', '.join(map(str, range(1, 1001)))}]\n" for name in ("seed", "epochs", "lora_rank", "batch_size"))
+    said = "experiment.yaml:3  variables\n  1,000,000,000,000 points: a sweep has at most 10,000, those included that are excluded\n  list fewer values"
+    assert faults(text) == said
+
+
+def test_thousands_of_values_are_compared_at_once():
+    text = f"variables: {{seed: [{', '.join(map(str, range(10_000)))}]}}\n"
+    made = experiment(text)
+    start = time.process_time()
+    assert check(made) == []
+    assert time.process_time() - start < 1
 
 
 def test_an_exclusion_without_variables_is_of_nothing():

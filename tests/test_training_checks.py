@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.plan import plan
 from cruijff_kit.data_files import count_rows
+from cruijff_kit.sweep import Run
 from cruijff_kit.torchtune_config import weight_files
 from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK
 from tests.tiny_experiment import specification, write_experiment, write_spec
@@ -51,6 +53,11 @@ def said(folder: Path, base: dict[str, Any] | None = None, to_run: bool = False,
         return "\n".join(str(warning) for warning in plan(folder, weights=to_run).warnings)
     except ExperimentError as error:
         return str(error)
+
+
+def composed(folder: Path, **sections: Any) -> list[Run]:
+    change(folder, **sections)
+    return plan(folder).runs
 
 
 EVALUATION = {
@@ -168,6 +175,8 @@ def test_what_is_read_at_the_root_does_not_stand_below_checkpointer(folder):
         {"checkpointer": None},
         {"checkpointer": {"checkpoint_dir": None}},
         {"checkpointer": {"checkpoint_dir": 3}},
+        {"checkpointer": {"checkpoint_dir": {"x": "${output_dir}/checkpoints"}}},
+        {"max_steps_per_epoch": {"x": 1}},
         {"checkpointer": {"checkpoint_files": {"a": 1}}},
         {"checkpointer": {"checkpoint_files": {"filename_format": "x{}", "max_filename": "many"}}},
         {"checkpointer": {"checkpoint_files": "model.safetensors"}},
@@ -206,6 +215,11 @@ def test_two_points_that_compose_to_the_same_config(folder):
         "${lora_alpha}": "Recursive interpolation detected",
         "${nul:2}": "Unsupported interpolation type nul",
         "${div:1,0}": "ZeroDivisionError raised while resolving interpolation: division by zero",
+        "${mul:a,1000000000}": "TypeError raised while resolving interpolation: 'a' is no number",
+        "${mul:true,2}": "TypeError raised while resolving interpolation: 'True' is no number",
+        "${mul:1e308,1e308}": "OverflowError raised while resolving interpolation: the result is too large, or no number",
+        "${mul:" + "9" * 4000 + ",10}": "OverflowError raised while resolving interpolation: the result is too large, or no number",
+        "${mul:2," * 300 + "1" + "}" * 300: "maximum recursion depth exceeded in comparison",
         "${oc.env:NOT_SET_ANYWHERE}": (
             "KeyError raised while resolving interpolation: \"Environment variable 'NOT_SET_ANYWHERE' not found\""
         ),
@@ -215,6 +229,12 @@ def test_a_control_that_does_not_resolve(folder, text, reason):
     assert said(folder, controls={"lora_alpha": text, "lora_rank": 8}) == (
         f"experiment.yaml:10  controls.lora_alpha\n  does not resolve: {reason}"
     )
+
+
+def test_a_computed_mapping_or_list_is_a_plain_one(folder):
+    (run,) = composed(folder, controls={"optimizer.weight_decay": "${oc.create:[1, {a: 2}]}"})
+    assert run.config["optimizer"]["weight_decay"] == [1, {"a": 2}]
+    assert type(run.config["optimizer"]["weight_decay"]) is list
 
 
 @pytest.mark.parametrize("text", ["${mul:2", "${mul:2,${lora_rank}"])
@@ -246,7 +266,8 @@ def test_every_control_that_does_not_resolve_is_named(folder):
         ("warmup_steps", "${mul:0.1,5}", "expected a whole number of at least 0, got 0.5"),
         ("shuffle", "${epochs}", "expected true or false, got 1"),
         ("device", "${epochs}", "expected text, got 1"),
-        ("learning_rate", "${mul:2,x}", "expected a number above 0, got 'xx'"),
+        ("learning_rate", "${oc.env:HOME}", f"expected a number above 0, got {os.environ['HOME']!r}"),
+        ("dataset", "${epochs}", "expected a file, a Hub id or a mapping, got 1"),
     ],
 )
 def test_a_control_that_computes_to_a_value_of_the_wrong_type(folder, name, text, fault):
