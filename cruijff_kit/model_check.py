@@ -111,7 +111,6 @@ def _build(text: str, dtype: str) -> Model | Fault:
     node = json.loads(text)["model"]
     if not isinstance(node, dict) or "_component_" not in node:
         return Fault("model", "the config has no model._component_: it is what torchtune builds the model with")
-    torchtune_is_quiet()
     from omegaconf import OmegaConf
     from torchtune.config import instantiate
 

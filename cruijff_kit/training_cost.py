@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cruijff_kit.config_tree import find
 from cruijff_kit.model_check import Model, size
 from cruijff_kit.optimizer_check import Optimizer
+from cruijff_kit.training_checks import Fault
 
 ASSUMED_LENGTH = 2048
 
@@ -37,6 +38,27 @@ def steps(config: Mapping[str, Any], data: Rows, gpus: int = 1) -> int | None:
         return None
     an_epoch = -(-rows // gpus) // _number(config, "batch_size") // _number(config, "gradient_accumulation_steps")
     return min(an_epoch, config.get("max_steps_per_epoch") or an_epoch) * _number(config, "epochs")
+
+
+def step_faults(config: Mapping[str, Any], data: Rows, gpus: int = 1) -> Iterator[Fault]:
+    """That no optimizer step would be taken, or all of them in warm-up: of data that takes torchtune to count.
+
+    Local files that are not packed are counted without it, by training_checks.
+    """
+    files = find(config, "dataset.data_files")
+    total = steps(config, data, gpus)
+    if total is None or (isinstance(files, str) and not files.endswith(".parquet") and not find(config, "dataset.packed")):
+        return
+    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
+    if total == 0:
+        rows = f"about {_packs(config, data):,} packs" if find(config, "dataset.packed") else f"{data.rows:,} rows"
+        batch, accumulation = _number(config, "batch_size"), _number(config, "gradient_accumulation_steps")
+        needed = f"batch_size {batch} × gradient_accumulation_steps {accumulation}" + (f" × {gpus} GPUs" if gpus > 1 else "")
+        what = f"{rows} are fewer than {needed}: no optimizer step would be taken"
+        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
+    elif warmup >= total:
+        what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
+        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
 
 
 def _packs(config: Mapping[str, Any], data: Rows) -> int | None:
@@ -127,11 +149,13 @@ def memory(config: Mapping[str, Any], model: Model, optimizer: Optimizer, data: 
 def _length(config: Mapping[str, Any], data: Rows) -> tuple[int, str]:
     """The longest row is not known without tokenizing all of them."""
     longest = find(config, "tokenizer.max_seq_len")
-    if longest and (find(config, "dataset.packed") or data.mean_tokens is None):
-        return longest, "max_seq_len"
-    if data.mean_tokens is None:
+    if data.mean_tokens is None and not longest:
         return ASSUMED_LENGTH, "assumed: neither max_seq_len nor the length of a row is known"
-    return min(longest or ASSUMED_LENGTH, max(1, round(2 * data.mean_tokens))), "twice the mean of the first rows"
+    if data.mean_tokens is not None and not find(config, "dataset.packed"):
+        guess = max(1, round(2 * data.mean_tokens))
+        if not longest or guess < longest:
+            return guess, "twice the mean of the first rows"
+    return longest, "max_seq_len"
 
 
 def gradient_bytes(model: Model, optimizer: Optimizer) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cruijff_kit import checkpoint
 from cruijff_kit.config_tree import find
+from cruijff_kit.errors import closest
 from cruijff_kit.model_check import Model, Shape, one_line
 from cruijff_kit.torchtune_config import HF_CHECKPOINTER, weight_files
 from cruijff_kit.training_checks import Fault
@@ -61,6 +62,10 @@ def check(config: Mapping[str, Any], model: Model, folder: Path) -> Weights:
 @cache
 def _held(folder: Path, files: tuple[str, ...], model_type: str) -> dict[str, Shape] | Fault:
     """The shape of each weight in `files` by torchtune's name for it, or why torchtune cannot read them."""
+    from torchtune.training import ModelType
+
+    if model_type not in ModelType.__members__:
+        return Fault("checkpointer.model_type", f"torchtune knows no model_type {model_type!r}", closest(model_type, ModelType.__members__))
     try:
         sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return _converted([folder / name for name in files], sizes, model_type)
