@@ -202,9 +202,9 @@ def _place(experiment: Experiment, where: Mapping[str, KeyPath], name: str) -> K
         override, path = override[part], [*path, part]
     if path:
         return ("controls", "_override", *path)
-    keys = {torchtune_key(each): place for each, place in where.items() if is_parameter(each) and (each != "lora_rank" or name != "model")}
+    keys = {torchtune_key(each): place for each, place in where.items() if is_parameter(each) and (name != "model" or not each.startswith("lora_"))}
     below = [place for key, place in keys.items() if key == name or key.startswith(f"{name}.")]
-    return below[0] if len(below) == 1 else ("framework_config", "base_config")
+    return tuple(os.path.commonprefix(below)) or ("framework_config", "base_config")
 
 
 def _gpus(made: Plan) -> int:

@@ -101,7 +101,7 @@ def _parameters(shapes: list[Shape], dtype: str) -> list[torch.nn.Parameter]:
 def _rejected(name: str, node: Any, error: Exception) -> Fault:
     """An argument that the message names is where the fault is."""
     arguments = node if isinstance(node, dict) else {}
-    named = [word for word in re.findall(r"'(\w+)'", str(error)) if word in arguments]
+    named = [word for word in re.findall(r"\w+", str(error)) if word in arguments]
     component = arguments.get("_component_", name)
     here = "" if isinstance(error, (TypeError, ValueError, ImportError)) else " (on this machine)"
     return Fault(f"{name}.{named[0]}" if named else name, f"{component} cannot be made{here}: {one_line(error)}")

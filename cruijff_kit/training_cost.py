@@ -128,7 +128,9 @@ def memory(config: Mapping[str, Any], model: Model, optimizer: Optimizer, data: 
 
     It is the moment when the loss is computed with gradients of an earlier batch held: weights, gradients and optimizer
     state, which are counted, and what autograd keeps of the forward pass. It leaves out the CUDA context (about 0.5 GB),
-    fragmentation, and buffers of the moment. Recipes for several GPUs divide the first three among them (FSDP).
+    fragmentation, buffers of the moment, and what torch.compile saves. Recipes for several GPUs divide the first three
+    among them (FSDP). torchtune's README measured 37.4 GiB for the full fine-tuning of Llama 3.1 8B, batch 2, packed to
+    2,048 tokens; the estimate is 35.9.
     """
     sizes = (model.layers, model.embed_dim, model.vocab_size, model.heads, model.head_dim, model.intermediate_dim)
     if any(value is None for value in sizes):

@@ -292,11 +292,17 @@ def test_an_optimizer_within_the_backward_pass_holds_the_largest_gradient_alone(
     assert training_cost.gradient_bytes(model, optimizer_check.check(made, model)) == 384 * 64 * 4
 
 
-def test_llama_3_1_8b_of_torchtunes_config_is_estimated_at_what_fits_its_gpu():
-    """torchtune's README gives 16.8 GB of peak memory for this config: batch 2, activation checkpointing, bf16, short rows."""
-    made = named("llama3_1/8B_lora_single_device")
-    model = built(made)
-    memory = training_cost.memory(made, model, optimizer_check.check(made, model), Rows(51_760, 150.0))
+# https://github.com/pytorch/torchtune, README, "Memory and training speed": Llama 3.1 8B, batch 2, packed to 2,048 tokens,
+# compiled. Of the other settings it says nothing; here they are the configs' own, and nothing is compiled.
+@pytest.mark.parametrize(
+    ("name", "measured_gib", "ratio"),
+    [("8B_full_single_device", 37.4, (0.9, 1.05)), ("8B_lora_single_device", 16.2, (1, 1.25)), ("8B_qlora_single_device", 7.4, (1, 1.4))],
+)
+def test_the_estimate_is_near_what_was_measured_of_llama_3_1_8b(name, measured_gib, ratio):
+    made = named(f"llama3_1/{name}")
+    made = {**made, "batch_size": 2, "dataset": {**made["dataset"], "packed": True}, "tokenizer": {**made["tokenizer"], "max_seq_len": 2048}}
+    model = built(made, "some.recipe")
+    memory = training_cost.memory(made, model, optimizer_check.check(made, model), Rows())
     assert isinstance(memory, Memory)
-    assert memory.total == sum([memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits])
-    assert 16.5e9 < memory.total < 19e9
+    assert memory.total == memory.as_dict()["total"] == sum([memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits])
+    assert ratio[0] < memory.total / 2**30 / measured_gib < ratio[1]
