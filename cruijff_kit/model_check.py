@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from cruijff_kit import torchtune_catalog
 from cruijff_kit.training_checks import Fault
 
 if TYPE_CHECKING:
@@ -91,14 +92,16 @@ def build(config: Mapping[str, Any], recipe: str) -> Model | Fault:
     """The model that `recipe` makes of `config`, or why torchtune makes none. Each distinct one is built once."""
     dtype = config.get("dtype")
     if dtype not in ELEMENT_BYTES:
-        return Fault("dtype", f"dtype is {dtype!r}: torchtune trains in {' or '.join(ELEMENT_BYTES)}")
+        return Fault("dtype", f"dtype is {dtype!r}, which torchtune does not train in", "dtype: bf16, or fp32")
     model = _build(part(config, "model"), dtype)
     return (_recipe_fault(model, recipe) or model) if isinstance(model, Model) else model
 
 
 def _recipe_fault(model: Model, recipe: str) -> Fault | None:
-    """A LoRA model in a recipe that trains all weights, or the reverse: either fails once the weights are read."""
+    """A dtype that the recipe refuses, or a LoRA model in one that trains all weights, or the reverse."""
     name = recipe.replace(".", "/").rpartition("/")[2]
+    if model.dtype == "fp16" and name in torchtune_catalog.recipes():
+        return Fault("dtype", f"{recipe} refuses fp16", "dtype: bf16, or fp32")
     if model.adapter_parameters and name.startswith(("full_", "qat_distributed")):
         return Fault("model._component_", f"{recipe} trains all weights, and the model has LoRA adapters, which no weight file holds", "use a LoRA recipe, or the model without lora_")
     if not model.adapter_parameters and name.startswith("lora_"):

@@ -19,7 +19,8 @@ from cruijff_kit.generate import plan
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import specification, write_spec
 
-FROM_RANK = {2: 8_448, 4: 16_896}
+# Of rank 1: two layers, each with LoRA on q, v, output and the three linear layers of the MLP.
+RANK_1 = 2 * ((64 + 64) + (64 + 32) + (64 + 64) + 3 * (64 + 128))
 
 
 def checked(folder: Path, strict: bool = False) -> DeepReport:
@@ -50,15 +51,15 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
     assert report.problems == []
     assert report.is_good
     assert [(run.id, run.params, run.parameters, run.trainable) for run in report.runs] == [
-        ("run_000", {"lora_rank": 2}, 98_624, 3_840),
-        ("run_001", {"lora_rank": 4}, 98_624, 7_680),
+        ("run_000", {"lora_rank": 2}, 98_624, 2 * RANK_1),
+        ("run_001", {"lora_rank": 4}, 98_624, 4 * RANK_1),
     ]
     first = report.runs[0]
     [prompts] = report.prompts
     assert (first.weights, first.optimizer, first.steps, first.gpus, first.device) == ("match", "AdamW", 6, 1, "cpu")
     assert first.tokens == round(12 * prompts.mean_tokens)
     copied = sum(path.stat().st_size for path in Path(plan(experiment).composer.model_dir).iterdir() if path.suffix != ".safetensors")
-    assert first.checkpoint_bytes == 4 * (98_624 + 2 * 3_840) + copied
+    assert first.checkpoint_bytes == 4 * (98_624 + 2 * 2 * RANK_1) + copied
     assert report.disk.needed == sum(run.checkpoint_bytes for run in report.runs)
     assert report.disk.free > report.disk.needed
     assert [(task.name, task.samples) for task in report.tasks] == [("capitalize", 12)]
@@ -70,7 +71,7 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
 
     text = printed(report)
     for part in (
-        "run_001   4               98,624       7,680       6",
+        "run_001   4               98,624       7,424       6",
         "Checkpoints of all 2 runs: 0.0010 GB; free: ",
         "Peak memory of run_001, an estimate: ",
         "optimizer state (AdamW)",
@@ -83,13 +84,13 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
 
 
 @pytest.mark.parametrize(
-    ("controls", "key"),
+    ("controls", "key", "line"),
     [
-        ({"_override": {"model": {"vocab_size": 400}}}, "controls._override.model"),
-        ({"model.vocab_size": 400}, "controls.model.vocab_size"),
+        ({"_override": {"model": {"vocab_size": 400}}}, "controls._override.model", "model:"),
+        ({"model.vocab_size": 400}, "controls.model.vocab_size", "model.vocab_size:"),
     ],
 )
-def test_weights_that_do_not_fit_are_said_where_the_model_is_set(experiment, spec, tiny_model, controls, key):
+def test_weights_that_do_not_fit_are_said_where_the_model_is_set(experiment, spec, tiny_model, controls, key, line):
     spec["controls"] |= controls
     write_spec(experiment, spec)
     report = checked(experiment)
@@ -99,7 +100,7 @@ def test_weights_that_do_not_fit_are_said_where_the_model_is_set(experiment, spe
     )
     [problem] = report.problems
     assert (problem.file, problem.key, problem.what, problem.level) == ("experiment.yaml", key, what, "error")
-    assert problem.line == line_of(experiment, key.rpartition("controls.")[2] if "." in key.removeprefix("controls.") and "_override" not in key else "model:")
+    assert problem.line == line_of(experiment, line)
     assert [run.weights for run in report.runs] == ["differ", "differ"]
 
 
@@ -143,7 +144,7 @@ def test_checkpoints_of_more_than_the_free_disk_are_an_error(experiment, spec):
 
 
 def test_a_warning_is_an_error_where_that_is_asked_for(experiment, spec):
-    spec["controls"]["max_seq_len"] = 30
+    spec["controls"]["max_seq_len"] = 27  # of 28 tokens
     write_spec(experiment, spec)
     assert {problem.level for problem in checked(experiment).problems} == {"warning"}
     assert {problem.level for problem in checked(experiment, strict=True).problems} == {"error"}

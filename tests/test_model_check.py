@@ -134,3 +134,11 @@ def test_a_model_that_its_recipe_does_not_train_is_a_fault(tiny_model, made, rec
 
 def test_our_recipe_trains_what_torchtunes_does(tiny_model):
     assert built(tiny(tiny_model), "cruijff_kit/recipes/lora_finetune_single_device") == built(tiny(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "what"),
+    [("fp16", "lora_finetune_single_device refuses fp16"), ("int8", "dtype is 'int8', which torchtune does not train in"), (None, "dtype is None, which torchtune does not train in")],
+)
+def test_a_dtype_that_is_not_trained_in_is_a_fault(tiny_model, dtype, what):
+    assert model_check.build({**tiny(tiny_model), "dtype": dtype}, LORA) == Fault("dtype", what, "dtype: bf16, or fp32")
