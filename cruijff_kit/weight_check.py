@@ -66,16 +66,26 @@ def _held(folder: Path, files: tuple[str, ...], model_type: str) -> dict[str, Sh
 
     if model_type not in ModelType.__members__:
         return Fault("checkpointer.model_type", f"torchtune knows no model_type {model_type!r}", closest(model_type, ModelType.__members__))
+    sizes = _sizes(folder)
+    if sizes is None:
+        return Fault("model_dir", f"{folder}/config.json is no JSON of a model's sizes", "download the model anew")
     try:
-        sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return _converted([folder / name for name in files], sizes, model_type)
     except Exception as error:  # the conversions raise KeyError, RuntimeError and Exception itself
         what = f"torchtune cannot read the weight files in {folder} as {model_type}: {_reason(error)}"
         return Fault("checkpointer.model_type", what, "model_type names the family of the model: LLAMA3, LLAMA3_2, QWEN2, …")
 
 
+def _sizes(folder: Path) -> dict[str, Any] | None:
+    try:
+        sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return sizes if isinstance(sizes, dict) else None
+
+
 def _sizes_there(folder: Path) -> str:
-    sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = _sizes(folder) or {}
     return f"{folder}/config.json has " + ", ".join(f"{name} {sizes[name]}" for name in SIZES if name in sizes)
 
 
@@ -128,4 +138,7 @@ def _tensors_without_memory(path: Path) -> dict[str, Any]:
     import torch
 
     tensors, _ = checkpoint.header(path)
-    return {name: torch.empty(tensor["shape"], device="meta") for name, tensor in tensors.items()}
+    try:
+        return {name: torch.empty(tensor["shape"], device="meta") for name, tensor in tensors.items()}
+    except (LookupError, TypeError, RuntimeError):
+        raise ValueError(f"the header of {path.name} does not give a shape for each tensor") from None

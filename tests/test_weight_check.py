@@ -130,6 +130,22 @@ def test_a_config_json_without_a_size_is_a_fault_that_names_it(tiny_model, tmp_p
     assert fault.what == f"torchtune cannot read the weight files in {folder} as LLAMA3_2: config.json has no 'num_attention_heads'"
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "\udcff"])
+def test_a_config_json_that_is_none_is_a_fault(tiny_model, tmp_path, text):
+    folder = copy(tiny_model, tmp_path / "model")
+    (folder / "config.json").write_text(text, errors="surrogateescape")
+    what = f"{folder}/config.json is no JSON of a model's sizes"
+    assert weights(tiny(folder), folder).faults == (Fault("model_dir", what, "download the model anew"),)
+
+
+def test_a_header_without_shapes_is_a_fault(tiny_model, tmp_path):
+    folder = copy(tiny_model, tmp_path / "model")
+    header = json.dumps({"model.norm.weight": {"dtype": "F32"}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    [fault] = weights(tiny(folder), folder).faults
+    assert fault.what.endswith(": the header of model.safetensors does not give a shape for each tensor")
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 64, struct.pack("<Q", 10**15) + b"{}", struct.pack("<Q", 2) + b"[]"])
 def test_a_file_that_is_no_safetensors_file_is_a_fault(tiny_model, tmp_path, content):
     folder = copy(tiny_model, tmp_path / "model")
