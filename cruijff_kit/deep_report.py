@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ def render(report: DeepReport, console: Console) -> None:
 
 
 def _lines(report: DeepReport) -> Iterator[str]:
+    for state, count in Counter(run.weights for run in report.runs if run.weights).items():
+        yield f"Weight files of {count:,} run{'' if count == 1 else 's'}: {state}"
     yield _disk(report.runs, report.disk)
     estimated = [run for run in report.runs if run.memory is not None]
     if estimated:
@@ -95,7 +98,9 @@ def _memory(run: RunSummary) -> Iterator[str]:
     width = max(map(len, parts))
     for name, size in parts.items():
         yield f"  {name:<{width}}  {gigabytes(size):>8} GB"
-    yield f"  for rows of {memory.length:,} tokens ({memory.length_from}); CUDA's own half GB and fragmentation come on top"
+    yield f"  for rows of {memory.length:,} tokens ({memory.length_from})"
+    if run.device != "cpu":
+        yield "  CUDA's own half GB and fragmentation come on top; torch.compile takes less"
 
 
 def _tasks(tasks: Sequence[TaskFacts]) -> Table:

@@ -72,6 +72,7 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
     text = printed(report)
     for part in (
         "run_001   4               98,624       7,424       6",
+        "Weight files of 2 runs: match",
         "Checkpoints of all 2 runs: 0.0009 GB; free: ",
         "Peak memory of run_001, an estimate: ",
         "optimizer state (AdamW)",
