@@ -54,7 +54,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     for heading in left:
         table.add_column(heading, overflow="fold")
     for heading in right:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -62,14 +62,22 @@ def _runs(runs: Sequence[RunSummary]) -> Table:
     from rich.markup import escape
 
     names = list(dict.fromkeys(name for run in runs for name in run.params))
-    peak = "peak GPU GB" if any(run.device != "cpu" for run in runs) else "peak GB"
-    table = _table("Runs", ["run", *names], ["parameters", "trainable", "steps", "tokens", "checkpoints GB", peak])
+    peak = "GPU GB" if any(run.device != "cpu" for run in runs) else "RAM GB"
+    table = _table("Runs", ["run", *names], ["parameters", "trainable", "steps", "tokens", "disk GB", peak])
     for run in runs:
-        counts = [run.parameters, run.trainable, run.steps, run.tokens]
-        sizes = [run.checkpoint_bytes, run.memory and run.memory.total]
-        params = [escape(str(run.params.get(name, ""))) for name in names]
-        table.add_row(run.id, *params, *("?" if count is None else f"{count:,}" for count in counts), *("?" if size is None else gigabytes(size) for size in sizes))
+        counts = ("?" if count is None else short(count) for count in (run.parameters, run.trainable, run.steps, run.tokens))
+        sizes = ("?" if size is None else gigabytes(size) for size in (run.checkpoint_bytes, run.memory and run.memory.total))
+        table.add_row(run.id, *(escape(str(run.params.get(name, ""))) for name in names), *counts, *sizes)
     return table
+
+
+def short(count: int) -> str:
+    """`8.03B`: a count to three digits, a small one in full."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= 10 * unit or (count >= unit and unit > 10**3):
+            value = count / unit
+            return f"{value:,.0f}{letter}" if value >= 100 else f"{value:.1f}{letter}" if value >= 10 else f"{value:.2f}{letter}"
+    return f"{count:,}"
 
 
 def gigabytes(size: int) -> str:

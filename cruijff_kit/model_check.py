@@ -103,9 +103,11 @@ def _recipe_fault(model: Model, recipe: str) -> Fault | None:
     if model.dtype == "fp16" and name in torchtune_catalog.recipes():
         return Fault("dtype", f"{recipe} refuses fp16", "dtype: bf16, or fp32")
     if model.adapter_parameters and name.startswith(("full_", "qat_distributed")):
-        return Fault("model._component_", f"{recipe} trains all weights, and the model has LoRA adapters, which no weight file holds", "use a LoRA recipe, or the model without lora_")
+        what = f"{recipe} trains all weights, and the model has LoRA adapters, which no weight file holds"
+        return Fault("model._component_", what, "use a LoRA recipe, or the model without lora_")
     if not model.adapter_parameters and name.startswith("lora_"):
-        return Fault("model._component_", f"{recipe} trains LoRA adapters, and the model has none", "use a full_finetune recipe, or the model with lora_")
+        what = f"{recipe} trains LoRA adapters, and the model has none"
+        return Fault("model._component_", what, "use a full_finetune recipe, or the model with lora_")
     return None
 
 

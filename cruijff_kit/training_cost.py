@@ -137,11 +137,12 @@ def memory(config: Mapping[str, Any], model: Model, optimizer: Optimizer, data: 
         return None
     length, source = _length(config, data)
     batch_tokens = _number(config, "batch_size") * length
+    checkpointing, offloading = (bool(config.get(f"enable_activation_{name}")) for name in ("checkpointing", "offloading"))
     return Memory(
         weights=model.weight_bytes // gpus,
         gradients=gradient_bytes(model, optimizer) // gpus,
         optimizer=optimizer.state_bytes // gpus,
-        activations=batch_tokens * activation_bytes(model, bool(config.get("enable_activation_checkpointing")), bool(config.get("enable_activation_offloading"))),
+        activations=batch_tokens * activation_bytes(model, checkpointing, offloading),
         logits=batch_tokens * logit_bytes(model),
         length=length,
         length_from=source,

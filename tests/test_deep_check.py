@@ -71,7 +71,7 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
 
     text = printed(report)
     for part in (
-        "run_001   4               98,624       7,424       6",
+        "run_001   4               98.6K       7,424       6      336",
         "Weight files of 2 runs: match",
         "Checkpoints of all 2 runs: 0.0009 GB; free: ",
         "Peak memory of run_001, an estimate: ",
@@ -82,6 +82,14 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
         "checked in ",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (9_999, "9,999"), (98_624, "98.6K"), (134_515_008, "135M"), (2_442_240, "2.44M"), (8_030_261_248, "8.03B"), (70_553_706_496, "70.6B")],
+)
+def test_a_count_is_shown_to_three_digits(count, text):
+    assert deep_report.short(count) == text
 
 
 @pytest.mark.parametrize(
