@@ -50,9 +50,9 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for heading in left:
-        table.add_column(heading, overflow="fold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for index, heading in enumerate(left):
+        table.add_column(heading, overflow="fold", no_wrap=index == 0)
     for heading in right:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -29,7 +29,7 @@ def checked(folder: Path, strict: bool = False) -> DeepReport:
 
 def printed(report: DeepReport) -> str:
     text = io.StringIO()
-    deep_report.render(report, Console(file=text, width=120))
+    deep_report.render(report, Console(file=text, width=80))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -71,14 +71,15 @@ def test_a_good_experiment_has_no_problems_and_its_runs_are_summed_up(experiment
 
     text = printed(report)
     for part in (
-        "run_001   4               98.6K       7,424       6      336",
+        "run      lora_rank  parameters  trainable  steps  tokens  disk GB  RAM GB",
+        "run_001  4               98.6K      7,424      6     336   0.0005  ",
         "Weight files of 2 runs: match",
         "Checkpoints of all 2 runs: 0.0009 GB; free: ",
         "Peak memory of run_001, an estimate: ",
         "optimizer state (AdamW)",
         "(twice the mean of the first rows)",
         "One training row as the model will see it:\n\n<|begin|>",
-        "capitalize        12   Capitalize: ",
+        "capitalize       12  Capitalize: ",
         "checked in ",
     ):
         assert part in text
