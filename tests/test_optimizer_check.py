@@ -83,7 +83,7 @@ def test_an_optimizer_of_a_package_that_is_not_installed_names_the_package(tiny_
         (
             "optimizer",
             {"fused": True, "foreach": True},
-            "optimizer",
+            "optimizer.fused",
             "torch.optim.AdamW cannot be made (on this machine): `fused` and `foreach` cannot be `True` together.",
         ),
         (
