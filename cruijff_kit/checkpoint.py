@@ -49,17 +49,30 @@ def shards(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("model*.safetensors"))
 
 
-def _shard_fault(path: Path) -> str | None:
+def header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The dtype, shape and data_offsets of each tensor of a safetensors file, and where its data starts.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no safetensors file, or was cut off within the header.
+    """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
+            found = json.loads(file.read(length))
+        return {name: tensor for name, tensor in found.items() if name != "__metadata__"}, 8 + length
+    except (struct.error, AttributeError, OverflowError, MemoryError):
+        raise ValueError(f"{path.name} is no safetensors file, or was cut off") from None
+
+
+def _shard_fault(path: Path) -> str | None:
+    try:
+        tensors, start = header(path)
+        expected = start + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
         size = path.stat().st_size
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
+    except (OSError, ValueError, LookupError, TypeError):
         return f"{path.name} is no safetensors file, or was cut off"
     return None if size == expected else f"{path.name} has {size:,} bytes and should have {expected:,}"
 

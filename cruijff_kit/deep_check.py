@@ -1,0 +1,236 @@
+"""`check --deep`: what only the libraries know of an experiment, and what its runs will cost.
+
+Puts together what model_check, weight_check, optimizer_check, prompt_check and task_check find and what training_cost
+reckons. Nothing is trained, no weight is read, and each distinct part of the configs is looked at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cruijff_kit import model_check, optimizer_check, prompt_check, slurm_scripts, task_check, training_cost, weight_check
+from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.errors import Problem
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.generate import Plan
+from cruijff_kit.model_check import Model
+from cruijff_kit.sweep import Run, is_parameter, torchtune_key
+from cruijff_kit.training_checks import Fault, places
+from cruijff_kit.training_cost import Memory, Rows
+from cruijff_kit.yaml_source import KeyPath
+
+if TYPE_CHECKING:
+    from cruijff_kit.prompt_check import PromptReport
+    from cruijff_kit.task_check import TaskFacts
+
+NOT_COPIED = (".pt", ".pth", ".bin", ".safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+MAX_COPIED_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run is and costs; None where it cannot be known here.
+
+    Args:
+        parameters: those of the base model; `adapter_parameters` come on top.
+        weights: `match`, `differ`, or `not checked: …`.
+        gpus: how many the training is divided among.
+    """
+
+    id: str
+    params: Mapping[str, Any]
+    device: str
+    gpus: int
+    parameters: int | None = None
+    adapter_parameters: int | None = None
+    trainable: int | None = None
+    weights: str | None = None
+    optimizer: str | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    checkpoint_bytes: int | None = None
+    memory: Memory | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "params": dict(self.params), "memory": self.memory and self.memory.as_dict()}
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that the checkpoints of the whole sweep take, and that are free where they go."""
+
+    needed: int
+    free: int
+
+
+@dataclass(frozen=True)
+class DeepReport:
+    """Everything that the check found.
+
+    Args:
+        problems: those of the experiment itself are not among them; the level is `error`, `warning` or `note`.
+        prompts: one for each distinct tokenizer and dataset.
+        seconds: that the check took.
+    """
+
+    problems: list[Problem]
+    runs: list[RunSummary]
+    disk: Disk
+    prompts: list[PromptReport]
+    tasks: list[TaskFacts]
+    seconds: float = field(compare=False)
+
+    @property
+    def is_good(self) -> bool:
+        return all(problem.level != "error" for problem in self.problems)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "problems": [asdict(problem) for problem in self.problems],
+            "runs": [run.as_dict() for run in self.runs],
+            "disk": asdict(self.disk),
+            "prompts": [prompt.as_dict() for prompt in self.prompts],
+            "tasks": [task.as_dict() for task in self.tasks],
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def deep_check(made: Plan, strict: bool = False) -> DeepReport:
+    """Checks the runs of `made` with torch, torchtune and Inspect at hand.
+
+    Args:
+        strict: what would be a warning is an error.
+    """
+    started = time.monotonic()
+    model_check.torchtune_is_quiet()
+    with task_check.start(made) as tasks:  # in processes of their own, while torch is imported here
+        check = _Check(made)
+        runs = [check.summary(run) for run in made.runs]
+        disk = Disk(sum(run.checkpoint_bytes or 0 for run in runs), _free(made.layout.results))
+        facts, task_problems = tasks.finish()
+    problems = [*check.problems(), *task_problems, *_disk_problems(made.experiment, disk)]
+    if strict:
+        problems = [replace(problem, level="error") if problem.level == "warning" else problem for problem in problems]
+    return DeepReport(problems, runs, disk, list(check.prompts.values()), facts, time.monotonic() - started)
+
+
+class _Check:
+    """Looks at one run after the other, and at each distinct part of their configs once."""
+
+    def __init__(self, made: Plan) -> None:
+        self.prompts: dict[str, PromptReport] = {}
+        self._made = made
+        self._faults: dict[Fault, None] = {}
+        self._gpus = _gpus(made)
+
+    def summary(self, run: Run) -> RunSummary:
+        config, gpus = run.config, self._gpus if run.recipe.endswith("_distributed") else 1
+        here = RunSummary(run.id, run.params, str(config.get("device")), gpus)
+        folder = self._weights_folder(run)
+        data = self._data(run, folder)
+        self._add(*training_cost.step_faults(config, data, gpus))
+        here = replace(here, steps=training_cost.steps(config, data, gpus), tokens=training_cost.tokens(config, data, gpus))
+        model = model_check.build(config, run.recipe)
+        if isinstance(model, Fault):
+            self._add(model)
+            return here
+        optimizer = optimizer_check.check(config, model)
+        weights = weight_check.check(config, model, folder)
+        self._add(*optimizer.faults, *weights.faults)
+        if weights.state.startswith("not checked"):
+            self._add(Fault("model_dir", f"the weights were {weights.state}", level="note"))
+        return replace(
+            here,
+            parameters=model.parameters,
+            adapter_parameters=model.adapter_parameters,
+            trainable=model.trainable_parameters,
+            weights=weights.state,
+            optimizer=optimizer.name,
+            checkpoint_bytes=training_cost.checkpoint_bytes(config, model, optimizer, _copied_bytes(folder)),
+            memory=training_cost.memory(config, _with_teacher(model, config), optimizer, data, gpus),
+        )
+
+    def _weights_folder(self, run: Run) -> Path:
+        """Where the base weights lie: the checkpointer may name a link that generate has yet to make."""
+        composer = self._made.composer
+        own = None if composer.checkpoint_link(run.config) else output_dir_of(run.config, "checkpointer.checkpoint_dir")
+        return own or Path(composer.model_dir)
+
+    def _data(self, run: Run, folder: Path) -> Rows:
+        key = model_check.part({**run.config, "output_dir": ""}, "tokenizer", "dataset")
+        if key not in self.prompts:
+            evaluated = self._made.experiment.spec.evaluation.enabled
+            self.prompts[key] = prompt_check.check(run.config, evaluated, str(folder))
+            self._add(*self.prompts[key].faults)
+        prompts = self.prompts[key]
+        return Rows(prompts.rows, prompts.mean_tokens)
+
+    def _add(self, *faults: Fault) -> None:
+        self._faults.update(dict.fromkeys(faults))
+
+    def problems(self) -> Iterator[Problem]:
+        experiment = self._made.experiment
+        where = places(experiment)
+        for fault in self._faults:
+            yield experiment.source.problem(_place(experiment, where, fault.name), fault.what, fault.fix, fault.level)
+
+
+def _with_teacher(model: Model, config: Mapping[str, Any]) -> Model:
+    """`model` with the weights of the model that it is distilled from, which lie beside its own."""
+    teacher = model_check.build({**config, "model": config["teacher_model"]}, "") if config.get("teacher_model") else None
+    return replace(model, weight_bytes=model.weight_bytes + teacher.weight_bytes) if isinstance(teacher, Model) else model
+
+
+def _place(experiment: Experiment, where: Mapping[str, KeyPath], name: str) -> KeyPath:
+    """The place in experiment.yaml of a parameter, or of a torchtune key: where it, or what lies about it, is set."""
+    framework = experiment.spec.framework_config
+    if name == "model_dir":
+        return ("framework_config", "model_dir" if framework.model_dir is not None else "base_config")
+    if name in where:
+        return where[name]
+    override, path = experiment.override, []
+    for part in name.split("."):
+        if not isinstance(override, Mapping) or part not in override:
+            break
+        override, path = override[part], [*path, part]
+    if path:
+        return ("controls", "_override", *path)
+    keys = {torchtune_key(each): place for each, place in where.items() if is_parameter(each) and (name != "model" or not each.startswith("lora_"))}
+    below = [place for key, place in keys.items() if key == name or key.startswith(f"{name}.")]
+    return tuple(os.path.commonprefix(below)) or ("framework_config", "base_config")
+
+
+def _gpus(made: Plan) -> int:
+    """The GPUs that the cluster profile of the generated scripts gives to a training."""
+    train = slurm_scripts.profile(made.old.cluster if made.old else "default").get("train") or {}
+    return max(1, (train.get("nodes") or 1) * (train.get("gpus_per_node") or 1))
+
+
+def _free(folder: Path) -> int:
+    """Bytes free where `folder` is or will be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+@cache
+def _copied_bytes(folder: Path) -> int:
+    """Bytes of the files beside the base weights, which torchtune copies into each checkpoint (0.6.1, copy_files)."""
+    total = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        sizes = [Path(root, name).stat().st_size for name in names if not name.startswith(".") and not name.endswith(NOT_COPIED)]
+        total += sum(size for size in sizes if size <= MAX_COPIED_BYTES)
+    return total
+
+
+def _disk_problems(experiment: Experiment, disk: Disk) -> Iterator[Problem]:
+    if disk.needed > disk.free:
+        what = f"the checkpoints of all runs take {disk.needed / 1e9:,.1f} GB, and {disk.free / 1e9:,.1f} GB are free there"
+        fix = "name a folder on a bigger disk, train fewer epochs, or set save_adapter_weights_only: true"
+        yield experiment.source.problem(("output", "results_dir"), what, fix)
