@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from cruijff_kit import torchtune_catalog
 from cruijff_kit.config_tree import Config, escape, find, move
 from cruijff_kit.errors import CruijffKitError, ExperimentError, closest
 from cruijff_kit.experiment import Experiment
+from cruijff_kit.recipe_files import recipe_file
 from cruijff_kit.torchtune_config import Composer
 from cruijff_kit.yaml_source import KeyPath
 
@@ -36,7 +35,7 @@ def load_composer(experiment: Experiment) -> Composer:
     else:
         hint = closest(framework.base_config, named) or "a torchtune config, or a .yaml file"
         raise ExperimentError([problem(place, f"base config '{framework.base_config}' not found", f"{hint}\n`tune ls` lists them all")])
-    if recipe not in torchtune_catalog.recipes() and not _importable(recipe, experiment.folder):
+    if recipe_file(recipe, experiment.folder) is None:
         what, hint = f"recipe '{recipe}' not found", closest(recipe, torchtune_catalog.recipes())
         fix = "a recipe of your own is named as a module that can be imported: package.recipe" if "." in recipe or "/" in recipe else hint
         raise ExperimentError([problem(("framework_config", "recipe"), what, fix)])
@@ -50,16 +49,6 @@ def load_composer(experiment: Experiment) -> Composer:
     model_dir = str(experiment.path(framework.model_dir or own))
     base = move(base, own.rstrip("/"), escape(model_dir))
     return Composer(experiment, base, recipe, framework.base_config, model_dir, torchtune_catalog.download_command(path))
-
-
-def _importable(recipe: str, folder: Path) -> bool:
-    """Whether `tune run`, started in `folder`, finds the module; its packages are not imported for that."""
-    parts = recipe.replace("/", ".").split(".")
-    if not all(part.isidentifier() for part in parts):
-        return False
-    package = importlib.util.find_spec(parts[0])
-    roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
-    return any(Path(root, *parts).with_suffix(".py").is_file() for root in [*roots, folder, *map(Path, sys.path)])
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:

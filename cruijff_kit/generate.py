@@ -14,7 +14,7 @@ from cruijff_kit.base_config import load_composer
 from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, load
-from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.parameters import parameter
 from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_id
 from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run, torchtune_key
@@ -125,7 +125,7 @@ def _compose_point(composer: Composer, params: dict) -> Run:
     if not faults:
         run = composer.run("", params, settings)
         computed = {name: run.settings[name] for name in composer.experiment.controls if is_computed(settings[name])}
-        faults = {name: PARAMETERS[name].fault(value) for name, value in computed.items() if name in PARAMETERS}
+        faults = {name: known.fault(value) for name, value in computed.items() if (known := parameter(name))}
         if not any(faults.values()):
             return run
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import Experiment
-from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.parameters import PARAMETERS, parameter
 from cruijff_kit.yaml_source import KeyPath
 
 # The root of configs/multirun.yaml holds these beside the parameters.
@@ -100,7 +100,8 @@ def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -
         return []
     if path[0] == "variables" and "${" in str(value):
         return [problem(path, "a variable's values are plain", "compute it in a control: ${mul:2,${lora_rank}}")]
-    fault = PARAMETERS[name].fault(value) if name in PARAMETERS else None
+    known = parameter(name)
+    fault = known.fault(value) if known else None
     return [problem(path, fault)] if fault else []
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import data_files, override_checks, torchtune_catalog
+from cruijff_kit import component_checks, data_files, override_checks, torchtune_catalog
 from cruijff_kit.config_tree import find, output_dir_of, unescape
 from cruijff_kit.errors import Problem
 from cruijff_kit.experiment import Experiment, datasets
@@ -102,10 +102,10 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
             what = f"{run.id} and {seen[run.identity]} compose to the same torchtune config"
             problems[experiment.source.problem(("variables",), what, "remove one of the two points")] = None
         seen.setdefault(run.identity, run.id)
-        for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
+        for fault in (*config_faults(experiment, run.config), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
             place = where.get(fault.name, ("framework_config", "base_config"))
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
-    return list(problems)
+    return [*problems, *component_checks.check(composer, runs, where)]
 
 
 def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
@@ -133,14 +133,8 @@ class Fault:
     level: str = "error"
 
 
-# They merge LoRA into the live weights on a CPU as lora_finetune_single_device does, and have no recipe of ours yet.
-CPU_DEFECT = ("knowledge_distillation_single_device", "lora_dpo_single_device")
-
-
-def config_faults(experiment: Experiment, config: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
-    if recipe in CPU_DEFECT and config.get("device") == "cpu" and (config.get("epochs") or 1) != 1:
-        yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU")
     if experiment.spec.evaluation.enabled:
         yield from _output_faults(config)
     if config.get("save_adapter_weights_only") and experiment.spec.evaluation.enabled:
