@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cruijff_kit import torchtune_catalog
+from cruijff_kit import recipe_kinds, torchtune_catalog
 from cruijff_kit.config_tree import Config, escape, find, move
 from cruijff_kit.errors import CruijffKitError, ExperimentError, closest
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.recipe_files import recipe_file
+from cruijff_kit.torchtune_catalog import BaseConfig
 from cruijff_kit.torchtune_config import Composer
 from cruijff_kit.yaml_source import KeyPath
 
@@ -27,6 +28,7 @@ def load_composer(experiment: Experiment) -> Composer:
         raise CruijffKitError(str(error)) from None
     place: KeyPath = ("framework_config", "base_config")
     if framework.base_config in named:
+        _refuse_listed(experiment, named[framework.base_config])
         path, recipe = named[framework.base_config].path, framework.recipe or named[framework.base_config].recipe
     elif framework.base_config.endswith((".yaml", ".yml")):
         path, recipe = experiment.path(framework.base_config), framework.recipe
@@ -39,7 +41,12 @@ def load_composer(experiment: Experiment) -> Composer:
         what, hint = f"recipe '{recipe}' not found", closest(recipe, torchtune_catalog.recipes())
         fix = "a recipe of your own is named as a module that can be imported: package.recipe" if "." in recipe or "/" in recipe else hint
         raise ExperimentError([problem(("framework_config", "recipe"), what, fix)])
+    if kind := recipe_kinds.other_kind(recipe):
+        raise ExperimentError([problem(("framework_config", "recipe"), f"recipe '{recipe}' {kind}", recipe_kinds.WHAT_WE_SWEEP)])
     base = _read_base(experiment, path)
+    if component := recipe_kinds.vision_component(base):
+        what = f"base config '{framework.base_config}' is of a model that sees images: {component}"
+        raise ExperimentError([problem(place, what, recipe_kinds.WHAT_WE_SWEEP)])
     own = find(base, "checkpointer.checkpoint_dir")
     if not isinstance(own, str):
         raise ExperimentError([problem(place, f"'{framework.base_config}' has no checkpointer.checkpoint_dir", "name the folder of the base weights there")])
@@ -49,6 +56,17 @@ def load_composer(experiment: Experiment) -> Composer:
     model_dir = str(experiment.path(framework.model_dir or own))
     base = move(base, own.rstrip("/"), escape(model_dir))
     return Composer(experiment, base, recipe, framework.base_config, model_dir, torchtune_catalog.download_command(path))
+
+
+def _refuse_listed(experiment: Experiment, base: BaseConfig) -> None:
+    """Refuses a config of torchtune's whose recipe is no fine-tuning, or whose file torchtune lists and does not have."""
+    what, fix = "", recipe_kinds.WHAT_WE_SWEEP
+    if kind := recipe_kinds.other_kind(base.recipe):
+        what = f"base config '{base.name}' belongs to {base.recipe}, which {kind}"
+    elif not base.path.is_file():
+        what, fix = f"base config '{base.name}' is listed by torchtune, and not in its package", "take another of `tune ls`"
+    if what:
+        raise ExperimentError([experiment.source.problem(("framework_config", "base_config"), what, fix)])
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:
