@@ -90,7 +90,7 @@ class _Checker:
         passed = self.passed(_names(path), signature)
         for name in (name for name in node if name != COMPONENT and not signature.accepts(name)):
             free = signature.names - node.keys() - passed
-            hint = self.root_hint(name) or closest(name, free)
+            hint = self.root_hint(name) or closest(name, signature.names - passed)
             yield Finding((*path, name), f"{component} does not accept '{name}'", hint or f"it also takes {', '.join(sorted(free))}" if free else hint)
         needed = sorted(signature.required - node.keys() - passed)
         if needed:
@@ -124,7 +124,7 @@ class _Checker:
                 yield from self.unread((*path, key), node[key])
 
     def read_hint(self, names: NodePath) -> str | None:
-        hint = closest(names[-1], self.reads.names(names[:-1]))
+        hint = closest(names[-1], self.reads.names(names[:-1]), cutoff=75)
         return hint or (self.root_hint(names[-1]) if len(names) > 1 else None)
 
     def root_hint(self, name: str) -> str | None:

@@ -53,19 +53,22 @@ def check_names(composer: Composer) -> list[Problem]:
         if fault is not None:
             what = f"'{name}'" if name == key else f"'{name}' sets {key}, which"
             problems.append(problem(path, f"{what} is not read with the base config {composer.base_name}", fault or None))
+    set_keys = {torchtune_key(name): path for name, path in set_names.items()}
     for name, other in (("lora_rank", "lora_alpha"), ("lora_alpha", "lora_rank")):
-        if name in set_names and (other not in set_names or _left_out(experiment, name, other)):
+        if torchtune_key(name) in set_keys and (torchtune_key(other) not in set_keys or _left_out(experiment, name, other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
-            problems.append(problem(set_names[name], f"'{name}' is set and '{other}' is not", fix))
+            problems.append(problem(set_keys[torchtune_key(name)], f"'{name}' is set and '{other}' is not", fix))
     return problems + override_checks.check(composer)
 
 
 def _left_out(experiment: Experiment, name: str, other: str) -> bool:
     """Whether some paired entry sets `name`, and `other` stands in other entries only."""
-    if other in experiment.controls or other in experiment.spec.variables:
+    key, other_key = torchtune_key(name), torchtune_key(other)
+    if other_key in map(torchtune_key, (*experiment.controls, *experiment.spec.variables)):
         return False
     entries = [entry for values in experiment.spec.variables.values() for entry in values if isinstance(entry, dict)]
-    return any(name in entry and other not in entry for entry in entries)
+    keys = [{torchtune_key(name) for name in entry} for entry in entries]
+    return any(key in each and other_key not in each for each in keys)
 
 
 def _check_datasets(composer: Composer) -> list[Problem]:
