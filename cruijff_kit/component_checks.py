@@ -49,16 +49,21 @@ def check(composer: Composer, runs: Iterable[Run], where: Mapping[str, KeyPath])
 
 
 class _Checker:
-    """Nodes are looked into once: the runs of a sweep share most of them."""
+    """Looks into a run once for all that differ from it in plain values only, and into a node once for all that share it."""
 
     def __init__(self, composer: Composer, where: Mapping[str, KeyPath]) -> None:
         self.composer, self.reads = composer, composer.reads
         self.experiment = composer.experiment
         self.where = where
+        self.shapes: set[tuple] = set()
         self.seen: dict[tuple[str, str], list[Finding]] = {}
         self.said: set[Finding] = set()
 
     def problems(self, run: Run) -> Iterator[Problem]:
+        shape = (_shape(run.settings), _shape(run.params))
+        if shape in self.shapes:
+            return
+        self.shapes.add(shape)
         for key, node in run.config.items():
             text = json.dumps(node, default=str) if isinstance(node, (dict, list)) else ""
             if (key, text) not in self.seen:
@@ -80,6 +85,9 @@ class _Checker:
 
     def component(self, path: KeyPath, node: dict[str, Any]) -> Iterator[Finding]:
         component = node[COMPONENT]
+        if component is not None and not isinstance(component, str):  # the recipe may put one in where it is null
+            yield Finding((*path, COMPONENT), f"{component!r} is no dotted path of a component")
+            return
         if torchtune_catalog.component_exists(component) is False:
             if not self.is_beside(component):
                 yield Finding((*path, COMPONENT), *_missing(component))
@@ -99,8 +107,9 @@ class _Checker:
 
     def is_beside(self, component: str) -> bool:
         """Whether it may be a module of the experiment's folder, where trainings start; those are not looked into."""
-        top = self.experiment.folder / component.split(".")[0]
-        return top.is_dir() or top.with_suffix(".py").is_file()
+        name = component.split(".")[0]
+        top = self.experiment.folder / name
+        return name.isidentifier() and (top.is_dir() or top.with_suffix(".py").is_file())
 
     def passed(self, node: NodePath, signature: Signature) -> frozenset[str]:
         """The arguments that the recipe gives a component itself; all that it needs, where the source cannot tell."""
@@ -182,6 +191,18 @@ class _Checker:
             if f"{other}.".startswith(f"{key}.") or f"{key}.".startswith(f"{other}.") or (dots and key.endswith(f".{other}")):
                 return True
         return False
+
+
+def _shape(settings: Mapping[str, Any]) -> tuple:
+    """What of `settings` decides which keys and components their config has; most values only change other values."""
+    return tuple([(name, None if _is_plain(name, value) else json.dumps(value, default=str)) for name, value in settings.items()])
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    kind = type(value)
+    if kind is int or kind is float:
+        return True
+    return name != "dataset" and not name.endswith(COMPONENT) and kind not in (dict, list) and "${" not in str(value)
 
 
 def _names(path: KeyPath) -> NodePath:

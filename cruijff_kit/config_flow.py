@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cruijff_kit.recipe_files import ancestors
-from cruijff_kit.source_names import Definition, Module, bindings, evaluate, last_name
+from cruijff_kit.source_names import Definition, Import, Module, bindings, evaluate, last_name
 
 NodePath = tuple[str, ...]  # of a torchtune config; `*` is each entry of a list
 Paths = frozenset[NodePath]
@@ -268,23 +268,28 @@ class ConfigFlow(ast.NodeVisitor):
 
         Those of other modules are followed where they get the whole config: they seldom read below a key of it.
         """
-        name, function = last_name(call.func), call.func
-        if isinstance(function, ast.Attribute) and not isinstance(evaluate(function, self.module), Definition):
-            owner = ast.unparse(function.value)
-            for family in self.families.values():
-                here = next((index for index, each in enumerate(family) if self.scope in each.body), None)
-                if here is not None or owner not in ("self", "cls", "super()"):
-                    methods = _methods(family[here + 1 :] if owner == "super()" and here is not None else family, name)
-                    yield from ((each, not _is_static(each)) for each in methods[:1])
+        function = call.func
+        first = next((each.id for each in ast.walk(function) if isinstance(each, ast.Name)), "")
+        here = bindings(self.module).get(first)
+        if isinstance(function, ast.Attribute) and here is None:
+            yield from self.methods(ast.unparse(function.value), function.attr)
             return
-        found = evaluate(function, self.module)
-        if not isinstance(found, Definition) or (found.node not in self.functions and () not in nodes):
+        found = evaluate(function, self.module) if () in nodes or (here and not isinstance(here[-1], Import)) else None
+        if not isinstance(found, Definition):
             return
         if isinstance(found.node, Function):
             self.functions.setdefault(found.node, found.module)
             yield found.node, False
         elif isinstance(found.node, ast.ClassDef):
             yield from ((each, True) for each in _methods(self.add_class(found), "__init__")[:1])
+
+    def methods(self, owner: str, name: str) -> Iterator[tuple[Function, bool]]:
+        """The method that a class of the recipe has by that name: the owner's class where it is known, or else any."""
+        for family in self.families.values():
+            here = next((index for index, each in enumerate(family) if self.scope in each.body), None)
+            if here is not None or owner not in ("self", "cls", "super()"):
+                found = _methods(family[here + 1 :] if owner == "super()" and here is not None else family, name)
+                yield from ((each, not _is_static(each)) for each in found[:1])
 
     def enter(self, function: Function, bound: bool, given: list[tuple[str | None, Paths]]) -> Paths:
         """Binds a function's parameters to what it is called with."""
