@@ -96,7 +96,8 @@ class _Checker:
         if signature is None:
             return
         passed = self.passed(_names(path), signature)
-        for name in (name for name in node if name != COMPONENT and not signature.accepts(name)):
+        unknown = [name for name in node if name != COMPONENT and not signature.accepts(name)]
+        for name in (name for name in unknown if (*_names(path), name) not in self.reads.taken):
             free = signature.names - node.keys() - passed
             hint = self.root_hint(name) or closest(name, signature.names - passed)
             yield Finding((*path, name), f"{component} does not accept '{name}'", hint or f"it also takes {', '.join(sorted(free))}" if free else hint)
@@ -114,9 +115,9 @@ class _Checker:
     def passed(self, node: NodePath, signature: Signature) -> frozenset[str]:
         """The arguments that the recipe gives a component itself; all that it needs, where the source cannot tell."""
         ways = self.reads.made.get(node)
-        if not ways:
+        if not ways or any(node[:end] in self.reads.handed for end in range(len(node) + 1)):
             return signature.required
-        names: frozenset[str] = frozenset()
+        names = frozenset(path[-1] for path in self.reads.stored if path[:-1] == node)
         for way in ways:
             if way.positional is None or way.keywords is None:
                 return signature.required

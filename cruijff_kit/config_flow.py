@@ -10,13 +10,11 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cruijff_kit.recipe_files import ancestors
+from cruijff_kit.recipe_files import Family, Function, ancestors, is_static, methods_named
 from cruijff_kit.source_names import Definition, Import, Module, bindings, evaluate, last_name
 
 NodePath = tuple[str, ...]  # of a torchtune config; `*` is each entry of a list
 Paths = frozenset[NodePath]
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-Family = list[ast.ClassDef]  # a class and its ancestors
 
 NOTHING: Paths = frozenset()
 ENTRY = "*"
@@ -52,13 +50,17 @@ def follow(recipe: Module) -> ConfigFlow:
 class ConfigFlow(ast.NodeVisitor):
     """The config on its way through functions. `visit` gives the nodes of the config that an expression is.
 
-    `keys` are those that are named, `wholes` the nodes that go to something that may read any key of them,
-    `made` those that are instantiated. With `unknown_base` there is source that was not seen.
+    `keys` are those that are named, `handed` the nodes that go to something that may do anything with them,
+    `listed` those that are gone through, `made` those that are instantiated; `taken` are keys that are removed from
+    their node, `stored` those that are put in. With `unknown_base` there is source that was not seen.
     """
 
     def __init__(self) -> None:
         self.keys: set[NodePath] = set()
-        self.wholes: set[NodePath] = set()
+        self.handed: set[NodePath] = set()
+        self.listed: set[NodePath] = set()
+        self.taken: set[NodePath] = set()
+        self.stored: set[NodePath] = set()
         self.made: dict[NodePath, set[Instantiation]] = {}
         self.functions: dict[Function, Module] = {}
         self.families: dict[ast.ClassDef, Family] = {}
@@ -71,7 +73,8 @@ class ConfigFlow(ast.NodeVisitor):
 
     def size(self) -> tuple[int, ...]:
         values = (*self.variables.values(), *self.attributes.values(), *self.returns.values(), *self.made.values())
-        return len(self.keys), len(self.wholes), len(self.functions), sum(map(len, values))
+        sets = self.keys, self.handed, self.listed, self.taken, self.stored, self.functions
+        return *map(len, sets), sum(map(len, values))
 
     def start(self, recipe: Module) -> None:
         """torchtune's recipes, and those like them, call the whole config `cfg`; an entry of another's is under `parse`."""
@@ -109,21 +112,24 @@ class ConfigFlow(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> Paths:
         """Whatever is not known here may read all of a node."""
         for child in ast.iter_child_nodes(node):
-            self.wholes.update(self.visit(child))
+            self.handed.update(self.visit(child))
         return NOTHING
 
     def look_at(self, *nodes: ast.AST | None) -> Paths:
         """Visits without taking it for reading more than what is named."""
         return frozenset().union(*(self.visit(node) for node in nodes if node is not None))
 
-    def child(self, nodes: Paths, key: ast.expr) -> Paths:
-        """The key of a node that is got by a text; one that is computed may be any."""
+    def key_of(self, nodes: Paths, key: ast.expr) -> Paths:
+        """The key of a node that is named by a text; one that is computed may be any."""
         found = evaluate(key, self.module) if isinstance(key, (ast.Name, ast.Attribute)) else None
         value = found.node if isinstance(found, Definition) else key
         if not isinstance(value, ast.Constant) or not isinstance(value.value, str):
-            self.wholes.update(nodes)
+            self.handed.update(nodes)
             return NOTHING
-        return self.named(path + tuple(value.value.split(".")) for path in nodes)
+        return frozenset(path + tuple(value.value.split(".")) for path in nodes)
+
+    def child(self, nodes: Paths, key: ast.expr) -> Paths:
+        return self.named(self.key_of(nodes, key))
 
     def named(self, paths: Iterable[NodePath]) -> Paths:
         paths = frozenset(paths)
@@ -190,20 +196,20 @@ class ConfigFlow(ast.NodeVisitor):
         match target:
             case ast.Name(id=name):
                 self.variables[self.scope, name] = self.variables.get((self.scope, name), NOTHING) | nodes
-            case ast.Attribute(value=owner, attr=name) if not self.visit(owner):
-                self.attributes[name] = self.attributes.get(name, NOTHING) | nodes
-            case ast.Attribute():
-                pass  # a key that the recipe sets
-            case ast.Subscript(value=owner):
-                self.look_at(owner)
-                self.wholes |= nodes
+            case ast.Attribute(value=owner, attr=name):
+                self.stored.update((*path, name) for path in self.visit(owner))
+                if not self.visit(owner):
+                    self.attributes[name] = self.attributes.get(name, NOTHING) | nodes
+            case ast.Subscript(value=owner, slice=key):
+                self.stored |= self.key_of(self.visit(owner), key)
+                self.handed |= nodes
             case _:
-                self.wholes |= nodes
+                self.handed |= nodes
         return nodes
 
     def visit_For(self, node: ast.For | ast.comprehension) -> Paths:
         nodes = self.visit(node.iter)
-        self.wholes |= nodes
+        self.listed |= nodes
         self.bind(node.target, frozenset((*path, ENTRY) for path in nodes))
         for statement in getattr(node, "body", None) or getattr(node, "ifs", []):
             self.look_at(statement)
@@ -213,7 +219,7 @@ class ConfigFlow(ast.NodeVisitor):
 
     def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Paths:
         self.look_at(*node.generators)
-        self.wholes |= self.visit(node.elt)
+        self.handed |= self.visit(node.elt)
         return NOTHING
 
     visit_SetComp = visit_GeneratorExp = visit_ListComp
@@ -241,21 +247,24 @@ class ConfigFlow(ast.NodeVisitor):
             return NOTHING
         targets = list(self.targets(node, nodes))
         if not targets or any(isinstance(each, ast.Starred) for each in node.args):
-            self.wholes |= nodes
+            self.handed |= nodes
         return frozenset().union(*(self.enter(each, bound, given) for each, bound in targets))
 
     def method_of_node(self, call: ast.Call, name: str, owner: Paths) -> Paths:
         if name in ("get", "pop", "setdefault") and call.args:
-            return self.child(owner, call.args[0]) | self.look_at(*call.args[1:])
-        self.wholes |= owner
+            found = self.child(owner, call.args[0])
+            self.taken |= found if name == "pop" else NOTHING
+            self.stored |= found if name == "setdefault" else NOTHING
+            return found | self.look_at(*call.args[1:])
+        self.handed |= owner
         for each in (*call.args, *(keyword.value for keyword in call.keywords)):
-            self.wholes |= self.visit(each)
+            self.handed |= self.visit(each)
         return owner if name == "copy" else NOTHING
 
     def instantiate(self, call: ast.Call, given: list[Paths]) -> Paths:
         """torchtune.config.instantiate(node, …): what else is given goes to the component."""
         for nodes in given[1:]:
-            self.wholes |= nodes
+            self.handed |= nodes
         exact = not any(isinstance(each, ast.Starred) for each in call.args)
         names = [each.arg for each in call.keywords]
         way = Instantiation(len(call.args) - 1 if exact else None, None if None in names else frozenset(map(str, names)))
@@ -281,15 +290,15 @@ class ConfigFlow(ast.NodeVisitor):
             self.functions.setdefault(found.node, found.module)
             yield found.node, False
         elif isinstance(found.node, ast.ClassDef):
-            yield from ((each, True) for each in _methods(self.add_class(found), "__init__")[:1])
+            yield from ((each, True) for each in methods_named(self.add_class(found), "__init__")[:1])
 
     def methods(self, owner: str, name: str) -> Iterator[tuple[Function, bool]]:
         """The method that a class of the recipe has by that name: the owner's class where it is known, or else any."""
         for family in self.families.values():
             here = next((index for index, each in enumerate(family) if self.scope in each.body), None)
             if here is not None or owner not in ("self", "cls", "super()"):
-                found = _methods(family[here + 1 :] if owner == "super()" and here is not None else family, name)
-                yield from ((each, not _is_static(each)) for each in found[:1])
+                found = methods_named(family[here + 1 :] if owner == "super()" and here is not None else family, name)
+                yield from ((each, not is_static(each)) for each in found[:1])
 
     def enter(self, function: Function, bound: bool, given: list[tuple[str | None, Paths]]) -> Paths:
         """Binds a function's parameters to what it is called with."""
@@ -301,13 +310,5 @@ class ConfigFlow(ast.NodeVisitor):
             if name in names:
                 self.variables[function, name] = self.variables.get((function, name), NOTHING) | nodes
             else:
-                self.wholes |= nodes
+                self.handed |= nodes
         return self.returns.get(function, NOTHING)
-
-
-def _methods(family: Family, name: str) -> list[Function]:
-    return [node for each in family for node in each.body if isinstance(node, Function) and node.name == name]
-
-
-def _is_static(function: Function) -> bool:
-    return any(last_name(each) == "staticmethod" for each in function.decorator_list)

@@ -11,6 +11,9 @@ from pathlib import Path
 from cruijff_kit import torchtune_catalog
 from cruijff_kit.source_names import PLAIN_BASES, Definition, Module, bindings, last_name, lineage
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Family = list[ast.ClassDef]  # a class and its ancestors
+
 
 def recipe_file(recipe: str, folder: Path) -> Path | None:
     """The source of `recipe`: torchtune's, or of a module that `tune run`, started in `folder`, finds; none is imported."""
@@ -45,3 +48,11 @@ def _recipe_class(name: str, user: Module) -> Definition | None:
             found += [(recipe in text, Definition(each, module)) for each in bindings(module).get(name, []) if isinstance(each, ast.ClassDef)]
     named = [definition for is_named, definition in found if is_named or len(found) == 1]
     return named[0] if len(named) == 1 else None
+
+
+def methods_named(family: Family, name: str) -> list[Function]:
+    return [node for each in family for node in each.body if isinstance(node, Function) and node.name == name]
+
+
+def is_static(function: Function) -> bool:
+    return any(last_name(each) == "staticmethod" for each in function.decorator_list)

@@ -24,11 +24,17 @@ class Reads:
         keys: the keys that it names.
         wholes: the nodes that it hands to something that may read any key below; `()` is the whole config.
         made: the nodes that it makes components of, and how.
+        handed: those of `wholes` that are not only gone through: it may put arguments in there.
+        taken: the keys that it removes, so that a component does not get them.
+        stored: the keys that it sets itself.
     """
 
     keys: Paths
     wholes: Paths
     made: Mapping[NodePath, frozenset[Instantiation]]
+    handed: Paths = NOTHING
+    taken: Paths = NOTHING
+    stored: Paths = NOTHING
 
     def may_read(self, path: NodePath) -> bool:
         """Whether the recipe may read the key `path`, or one below it."""
@@ -68,4 +74,5 @@ def _reads(recipe: Module) -> Reads:
     if flow.unknown_base or not flow.keys:
         return EVERYTHING
     made = {path: frozenset(ways) for path, ways in flow.made.items()}
-    return Reads(frozenset(flow.keys), frozenset(flow.wholes), made)
+    keys, handed, listed, taken, stored = map(frozenset, (flow.keys, flow.handed, flow.listed, flow.taken, flow.stored))
+    return Reads(keys, handed | listed, made, handed, taken, stored)

@@ -190,7 +190,8 @@ class Composer:
 
 def key_fault(config: Config, key: str, reads: Reads) -> str | None:
     """None if `key` is in `config`, or its component or the recipe accepts it; else a hint, which may be empty."""
-    *parents, leaf = path = tuple(key.split("."))
+    path = tuple(key.split("."))
+    *parents, leaf = path
     node: Any = config
     for index, part in enumerate(parents):
         if not isinstance(node, dict) or part not in node:
@@ -207,7 +208,7 @@ def key_fault(config: Config, key: str, reads: Reads) -> str | None:
     if signature is None:
         known = "_component_" in node or (reads.may_read(path) if not parents else reads.reads(path))
         return None if known else closest(leaf, {*node, *reads.names(path[:-1])}) or ""
-    if signature.accepts(leaf):
+    if signature.accepts(leaf) or path in reads.taken:
         return None
     return closest(leaf, {*signature.names, *node}) or f"{node['_component_']} takes {', '.join(sorted(signature.names))}"
 

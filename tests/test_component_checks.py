@@ -137,6 +137,20 @@ def test_a_recipe_that_hands_its_config_on_has_no_unread_keys(folder):
     assert "base.yaml:70  nonsense\n  warning: mine2 never reads 'nonsense'" in report
 
 
+def test_what_a_recipe_of_ones_own_takes_out_or_puts_in_is_no_fault(folder):
+    code = "from torchtune import config\ndef main(cfg):\n    {}\n    config.instantiate(cfg.optimizer, 1)\n    config.instantiate(cfg.dataset, 1)\n"
+    (folder / "careful.py").write_text(code.format("cfg.optimizer.pop('warm'); cfg.dataset.source = 'x'"))
+    (folder / "careless.py").write_text(code.format("pass"))
+    framework = {"base_config": "base.yaml", "model_dir": str(folder.parent / "model")}
+    controls = {"dataset": {"_component_": "torchtune.datasets.instruct_dataset"}, "_override": {"optimizer": {"warm": 1}}}
+    report = said(folder, framework={**framework, "recipe": "careful"}, controls=controls)
+    assert "AdamW" not in report
+    assert "instruct_dataset" not in report
+    report = said(folder, framework={**framework, "recipe": "careless"}, controls=controls)
+    assert "torch.optim.AdamW does not accept 'warm'" in report
+    assert "torchtune.datasets.instruct_dataset needs source, which neither the config nor careless gives" in report
+
+
 def test_a_fault_from_the_command_line_is_said_there(folder):
     said(folder)
     composer = load_composer(load(folder))

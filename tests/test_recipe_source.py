@@ -184,6 +184,20 @@ def test_what_a_recipe_passes_to_a_component_beside_its_node(tmp_path):
     }
 
 
+def test_keys_that_a_recipe_puts_into_a_node_or_takes_out_of_it(tmp_path):
+    code = """
+    def main(cfg):
+        weight = cfg.dataset.pop("weight")
+        cfg.dataset.source = "x"
+        cfg.dataset["split"] = "train"
+        cfg.dataset.setdefault("packed", False)
+    """
+    found = reads(tmp_path, code)
+    assert found.taken == {("dataset", "weight")}
+    assert found.stored == {("dataset", "source"), ("dataset", "split"), ("dataset", "packed")}
+    assert found.handed == frozenset()
+
+
 @pytest.mark.parametrize(
     "code",
     [
