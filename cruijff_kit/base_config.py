@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from cruijff_kit import torchtune_catalog
+from cruijff_kit import recipe_kinds, torchtune_catalog
 from cruijff_kit.config_tree import Config, escape, find, move
 from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem, closest
 from cruijff_kit.experiment import Experiment
+from cruijff_kit.recipe_files import recipe_file
+from cruijff_kit.torchtune_catalog import BaseConfig
 from cruijff_kit.torchtune_config import Composer
 
 
@@ -37,12 +38,15 @@ def find_composer(experiment: Experiment) -> tuple[Composer | None, list[Problem
     except LookupError as error:
         raise CruijffKitError(str(error)) from None
     try:
-        base = _read_base(experiment, path) if path else {}
+        base = _read_base(experiment, path) if path and not problems else {}
     except ExperimentError as error:
         return None, [*error.problems, *problems]
     if path is None or recipe is None or problems:
         return None, problems
     framework, place = experiment.spec.framework_config, ("framework_config", "base_config")
+    if component := recipe_kinds.vision_component(base):
+        what = f"base config '{framework.base_config}' is of a model that sees images: {component}"
+        return None, [experiment.source.problem(place, what, recipe_kinds.WHAT_WE_SWEEP)]
     own = find(base, "checkpointer.checkpoint_dir")
     if not isinstance(own, str):
         what, fix = f"'{framework.base_config}' has no checkpointer.checkpoint_dir", "name the folder of the base weights there"
@@ -57,35 +61,43 @@ def find_composer(experiment: Experiment) -> tuple[Composer | None, list[Problem
 
 def _find(experiment: Experiment) -> tuple[Path | None, str | None, list[Problem]]:
     """The file of the base config and the recipe, where they are known, and what is wrong with them."""
-    framework, problem = experiment.spec.framework_config, experiment.source.problem
-    named, recipes = torchtune_catalog.base_configs(), torchtune_catalog.recipes()
+    framework, problem, place = experiment.spec.framework_config, experiment.source.problem, ("framework_config", "base_config")
+    named = torchtune_catalog.base_configs()
     path, recipe, problems = None, framework.recipe, []
-    if framework.base_config in named:
-        path, recipe = named[framework.base_config].path, recipe or named[framework.base_config].recipe
+    if base := named.get(framework.base_config):
+        path, recipe = base.path, recipe or base.recipe
+        problems += _listed_faults(experiment, base)
     elif not framework.base_config.endswith((".yaml", ".yml")):
         hint = closest(framework.base_config, named) or "a torchtune config, or a .yaml file"
-        what = f"base config '{framework.base_config}' not found"
-        problems.append(problem(("framework_config", "base_config"), what, f"{hint}\n`tune ls` lists them all"))
+        problems.append(problem(place, f"base config '{framework.base_config}' not found", f"{hint}\n`tune ls` lists them all"))
     else:
         path = experiment.path(framework.base_config)
         if recipe is None:
             fix = "a base config of your own needs the recipe that reads it"
             problems.append(problem(("framework_config",), "missing required key 'recipe'", fix))
-    if recipe is not None and recipe not in recipes and not _importable(recipe, experiment.folder):
-        own = "a recipe of your own is named as a module that can be imported: package.recipe"
-        fix = own if "." in recipe or "/" in recipe else closest(recipe, recipes)
-        problems.append(problem(("framework_config", "recipe"), f"recipe '{recipe}' not found", fix))
+    if framework.recipe is not None:
+        problems += _recipe_faults(experiment, framework.recipe)
     return path, recipe, problems
 
 
-def _importable(recipe: str, folder: Path) -> bool:
-    """Whether `tune run`, started in `folder`, finds the module; its packages are not imported for that."""
-    parts = recipe.replace("/", ".").split(".")
-    if not all(part.isidentifier() for part in parts):
-        return False
-    package = importlib.util.find_spec(parts[0])
-    roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
-    return any(Path(root, *parts).with_suffix(".py").is_file() for root in [*roots, folder, *map(Path, sys.path)])
+def _listed_faults(experiment: Experiment, base: BaseConfig) -> Iterator[Problem]:
+    """A config of torchtune's whose recipe is no fine-tuning, or whose file torchtune lists and does not have."""
+    what, fix = "", recipe_kinds.WHAT_WE_SWEEP
+    if kind := recipe_kinds.other_kind(base.recipe):
+        what = f"base config '{base.name}' belongs to {base.recipe}, which {kind}"
+    elif not base.path.is_file():
+        what, fix = f"base config '{base.name}' is listed by torchtune, and not in its package", "take another of `tune ls`"
+    if what:
+        yield experiment.source.problem(("framework_config", "base_config"), what, fix)
+
+
+def _recipe_faults(experiment: Experiment, recipe: str) -> Iterator[Problem]:
+    problem, place, recipes = experiment.source.problem, ("framework_config", "recipe"), torchtune_catalog.recipes()
+    if recipe_file(recipe, experiment.folder) is None:
+        own = "a recipe of your own is named as a module that can be imported: package.recipe"
+        yield problem(place, f"recipe '{recipe}' not found", own if "." in recipe or "/" in recipe else closest(recipe, recipes))
+    elif kind := recipe_kinds.other_kind(recipe):
+        yield problem(place, f"recipe '{recipe}' {kind}", recipe_kinds.WHAT_WE_SWEEP)
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:

@@ -61,9 +61,9 @@ class ExperimentError(CruijffKitError):
         return [problem.as_dict() for problem in self.problems]
 
 
-def closest(name: str, names: Iterable[str]) -> str | None:
-    """`did you mean 'lora_rank'?`, or None if nothing is near."""
+def closest(name: str, names: Iterable[str], cutoff: int = 60) -> str | None:
+    """`did you mean 'lora_rank'?`, or None if nothing is near: alike in less than `cutoff` of 100."""
     from rapidfuzz import fuzz, process
 
-    match = process.extractOne(name, list(names), scorer=fuzz.ratio, score_cutoff=60)
+    match = process.extractOne(name, list(names), scorer=fuzz.ratio, score_cutoff=cutoff)
     return f"did you mean '{match[0]}'?" if match else None

@@ -9,8 +9,8 @@ from cruijff_kit.config_tree import find, is_computed
 from cruijff_kit.errors import Problem
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.sweep import torchtune_key
-from cruijff_kit.torchtune_config import Composer, dropped_arguments, key_fault, weight_files
-from cruijff_kit.yaml_source import KeyPath, leaves
+from cruijff_kit.torchtune_config import Composer, dropped_arguments, weight_files
+from cruijff_kit.yaml_source import KeyPath
 
 
 def check(composer: Composer) -> list[Problem]:
@@ -19,7 +19,7 @@ def check(composer: Composer) -> list[Problem]:
     if "output_dir" in override:
         what = "output_dir is each run's own folder"
         problems.append(problem(("controls", "_override", "output_dir"), what, "output.results_dir says where they lie"))
-    problems += [*_override_kinds(composer), *_override_beats(composer), *_override_unread(composer)]
+    problems += [*_override_kinds(composer), *_override_beats(composer)]
     if isinstance(override.get("checkpointer"), dict) and "save_adapter_weights_only" in override["checkpointer"]:
         path = ("controls", "_override", "checkpointer", "save_adapter_weights_only")
         what = "torchtune reads save_adapter_weights_only at the root, and fails on it below checkpointer"
@@ -65,18 +65,6 @@ def _override_beats(composer: Composer) -> Iterator[Problem]:
         if other is not None and other != value:
             what = f"'{name}' is set to {other!r} by _override, which is merged last"
             yield experiment.source.problem(("controls", name), what, "keep it in one of the two", level="warning")
-
-
-def _override_unread(composer: Composer) -> Iterator[Problem]:
-    """Keys of `_override` that the base config has not, and neither its component nor the recipe accepts."""
-    experiment = composer.experiment
-    for path, _ in leaves(experiment.override):
-        key = ".".join(path)
-        where = composer.base if find(experiment.override, ".".join(path[:-1]) + "._component_") is None else composer.merged
-        fault = key_fault(where, key, composer.recipe_source)
-        if fault is not None and key != "checkpointer.save_adapter_weights_only":
-            what = f"nothing reads '{key}'"
-            yield experiment.source.problem(("controls", "_override", *path), what, fault or None, level="warning")
 
 
 def _changed_components(base: Any, override: Any, path: KeyPath) -> Iterator[tuple[KeyPath, dict, dict]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import inspect_tasks, multirun_config, sweep
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
-from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.parameters import PARAMETERS, parameter
 from cruijff_kit.sweep import torchtune_key
 from cruijff_kit.config_tree import find, is_computed, set_dotted, unescape
 from cruijff_kit.yaml_source import leaves
@@ -90,8 +90,9 @@ def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
 def _value_faults(values: Mapping[str, Any]) -> list[Problem]:
     problems = []
     for name, value in values.items():
-        if name in PARAMETERS and not is_computed(value):
-            fault = PARAMETERS[name].fault(value)
+        known = parameter(name)
+        if known and not is_computed(value):
+            fault = known.fault(value)
             problems += [Problem(COMMAND_LINE, fault, name)] if fault else []
         elif not sweep.is_parameter(name):
             problems.append(Problem(COMMAND_LINE, f"unknown parameter '{name}'", name, fix=closest(name, PARAMETERS)))
@@ -100,13 +101,15 @@ def _value_faults(values: Mapping[str, Any]) -> list[Problem]:
 
 def _raw_faults(composer: Composer, raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
-    for key in raw:
-        fault = composer.key_fault(key)
+    for key, value in raw.items():
+        fault, known = composer.key_fault(key), parameter(key)
         if key in NOT_BELOW_TORCHTUNE:
             problems.append(Problem(COMMAND_LINE, f"'{key}' {NOT_BELOW_TORCHTUNE[key]}", f"torchtune.{key}"))
         elif fault is not None:
             what = f"nothing reads '{key}' with the base config {composer.base_name}"
             problems.append(Problem(COMMAND_LINE, what, f"torchtune.{key}", fix=fault or None))
+        elif known and key != "dataset" and not is_computed(value) and (wrong := known.fault(value)):
+            problems.append(Problem(COMMAND_LINE, wrong, f"torchtune.{key}"))
     return problems
 
 

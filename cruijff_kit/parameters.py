@@ -72,3 +72,10 @@ PARAMETERS: dict[str, Parameter] = {
     "activation_offloading": Parameter("enable_activation_offloading", FLAG),
     "dataset": Parameter("dataset", "a file, a Hub id or a mapping"),
 }
+
+BY_KEY = {parameter.key: parameter for parameter in PARAMETERS.values()}
+
+
+def parameter(name: str) -> Parameter | None:
+    """The parameter of that name, or the one whose torchtune key `name` is: `model.lora_rank` has lora_rank's type."""
+    return PARAMETERS.get(name) or BY_KEY.get(name)

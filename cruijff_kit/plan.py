@@ -13,7 +13,7 @@ from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, read, without
-from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.parameters import parameter
 from cruijff_kit.paths import Layout, run_id, run_number
 from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run, torchtune_key
@@ -144,7 +144,7 @@ def _compose_point(composer: Composer, params: Mapping, settings: Mapping) -> tu
         return None, {name: f"does not resolve: {why}" for name, why in unresolved.items()}
     run = composer.run("", params, settings)
     computed = {name: run.settings[name] for name in composer.experiment.controls if is_computed(settings[name])}
-    faults = {name: PARAMETERS[name].fault(value) for name, value in computed.items() if name in PARAMETERS}
+    faults = {name: known.fault(value) for name, value in computed.items() if (known := parameter(name))}
     wrong = {name: fault for name, fault in faults.items() if fault}
     return (None if wrong else run), wrong
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,21 @@ def lineage(found: Definition, seen: Seen = ()) -> list[Definition]:
             ancestor = evaluate(generic, found.module, seen)
             order += lineage(ancestor, seen) if isinstance(ancestor, Definition) else [Definition(base, found.module)]
     return list(dict.fromkeys(reversed(order)))[::-1]
+
+
+def bindings(module: Module) -> dict[str, list[Binding]]:
+    """What the source of a module binds each name to; nothing where it has no source that can be parsed."""
+    file = module.file
+    return (_parse(file) if file and file.endswith(".py") and _source(file) is not None else None) or {}
+
+
+def names_in(path: str) -> set[str]:
+    """The public names of the module or package `path`, submodules too; empty if it is none, or cannot be told."""
+    module = find(path)
+    if not isinstance(module, Module):
+        return set()
+    inside = {each.name for each in pkgutil.iter_modules(list(module.folders))}
+    return {name for name in inside | bindings(module).keys() if not name.startswith("_") and name != "*"}
 
 
 def last_name(node: ast.AST) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import Experiment
-from cruijff_kit.parameters import PARAMETERS
+from cruijff_kit.parameters import PARAMETERS, parameter
 from cruijff_kit.yaml_source import KeyPath, leaves
 
 # The root of configs/multirun.yaml holds these beside the parameters.
@@ -115,8 +115,15 @@ def _check_value(experiment: Experiment, path: KeyPath, name: str, value: Any) -
         return []
     if path[0] == "variables" and "${" in str(value):
         return [problem(path, "a variable's values are plain", "compute it in a control: ${mul:2,${lora_rank}}")]
-    fault = PARAMETERS[name].fault(value) if name in PARAMETERS else None
+    known = parameter(name)
+    fault = known.fault(value) if known else None
     return [problem(path, fault)] if fault else []
+
+
+def is_unknown(experiment: Experiment, *keys: str) -> bool:
+    """Whether one of the torchtune keys, or what is below or above it, was left out for a fault."""
+    missing = [f"{torchtune_key(name)}." for name in experiment.left_out]
+    return any(f"{key}.".startswith(other) or other.startswith(f"{key}.") for key in keys for other in missing)
 
 
 # Hydra's grammar knows no quotes for a mapping's keys: these letters it holds, and these words it reads as no text.

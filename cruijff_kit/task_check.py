@@ -74,7 +74,7 @@ class TaskCheck:
         self._workers = [threading.Thread(target=self._work, daemon=True) for _ in self._tasks[:AT_ONCE]]
         if self._tasks:
             # the arguments go the way that they go in the evaluation: as literals in its script
-            self._script.write_text(inspect_eval.render(made.composer, made.runs[0]), encoding="utf-8")
+            self._script.write_text(inspect_eval.renderer(made.composer)(made.runs[0]), encoding="utf-8")
             for index in range(len(self._tasks)):
                 self._waiting.put(index)
             atexit.register(self.close)

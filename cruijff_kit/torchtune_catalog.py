@@ -12,7 +12,7 @@ import copy
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
@@ -34,12 +34,14 @@ class BaseConfig:
 class Signature:
     """The arguments that a component accepts by keyword.
 
-    `required` have no default; a recipe passes some of them itself (params, tokenizer, …).
+    `required` have no default; a recipe passes some of them itself (params, tokenizer, …). `positional` are those
+    that may also be given by their place, in order.
     """
 
     names: frozenset[str]
     required: frozenset[str]
     var_keyword: bool
+    positional: tuple[str, ...] = field(default=(), compare=False)
 
     def accepts(self, name: str) -> bool:
         return self.var_keyword or name in self.names
@@ -168,6 +170,7 @@ def _signature(found: Definition) -> Signature | None:
         names=frozenset(each.name for each in named),
         required=frozenset(each.name for each in named if each.default is each.empty),
         var_keyword=any(each.kind is each.VAR_KEYWORD for each in parameters),
+        positional=tuple(each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)),
     )
 
 

@@ -23,6 +23,7 @@ from cruijff_kit.experiment import Experiment
 from cruijff_kit.identity import identity
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.paths import Layout
+from cruijff_kit.recipe_source import Reads, recipe_reads
 from cruijff_kit.sweep import Run, torchtune_key
 
 # How datasets.load_dataset names the builder of each kind of local file.
@@ -63,9 +64,9 @@ class Composer:
         return _merge(copy.deepcopy(self.base), self.experiment.override)
 
     @cached_property
-    def recipe_source(self) -> str:
-        path = torchtune_catalog.recipes().get(self.recipe)
-        return path.read_text(encoding="utf-8") if path else ""
+    def reads(self) -> Reads:
+        """What the recipe reads of its config."""
+        return recipe_reads(self.recipe, self.experiment.folder)
 
     def run(self, run_id: str, params: Mapping[str, Any], settings: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> Run:
         """The run of `settings`; `raw` is merged last of all, over `_override`."""
@@ -198,7 +199,7 @@ class Composer:
 
     def key_fault(self, key: str) -> str | None:
         """Why nothing would read the torchtune key `key`: '' where no closest match is near, else None."""
-        return key_fault(self.merged, key, self.recipe_source)
+        return key_fault(self.merged, key, self.reads)
 
     def checkpoint_link(self, config: Mapping[str, Any]) -> Path | None:
         """Where the config expects the base weights inside the run's own folder, if it does."""
@@ -210,25 +211,27 @@ class Composer:
         return link if folder in link.parents else None
 
 
-def key_fault(config: Config, key: str, recipe_source: str) -> str | None:
+def key_fault(config: Config, key: str, reads: Reads) -> str | None:
     """None if `key` is in `config`, or its component or the recipe accepts it; else a hint, which may be empty."""
-    *parents, leaf = key.split(".")
+    path = tuple(key.split("."))
+    *parents, leaf = path
     node: Any = config
     for index, part in enumerate(parents):
         if not isinstance(node, dict) or part not in node:
-            names = node if isinstance(node, dict) else ()
+            if reads.reads(path):
+                return None
+            names = {*node, *reads.names(path[:index])} if isinstance(node, dict) else ()
             return closest(part, names) or f"there is no '{'.'.join(parents[: index + 1])}' in the base config"
         node = node[part]
     if not isinstance(node, dict):
         return f"'{'.'.join(parents)}' has no keys in the base config"
     if leaf in node:
         return None
-    if not parents:
-        return None if not recipe_source or re.search(rf"cfg\.{leaf}\b|get\(\s*[\"']{leaf}[\"']", recipe_source) else closest(leaf, node) or ""
-    if "_component_" not in node:
-        return closest(leaf, node) or ""
-    signature = torchtune_catalog.signature(node["_component_"])
-    if signature is None or signature.accepts(leaf):
+    signature = torchtune_catalog.signature(node["_component_"]) if "_component_" in node else None
+    if signature is None:
+        known = "_component_" in node or (reads.may_read(path) if not parents else reads.reads(path))
+        return None if known else closest(leaf, {*node, *reads.names(path[:-1])}) or ""
+    if signature.accepts(leaf) or path in reads.taken:
         return None
     return closest(leaf, {*signature.names, *node}) or f"{node['_component_']} takes {', '.join(sorted(signature.names))}"
 

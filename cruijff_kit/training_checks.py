@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import data_files, override_checks, torchtune_catalog
+from cruijff_kit import component_checks, data_files, override_checks, sweep, torchtune_catalog
 from cruijff_kit.config_tree import find, output_dir_of, unescape
 from cruijff_kit.errors import Problem
 from cruijff_kit.experiment import Experiment, datasets
@@ -66,19 +66,23 @@ def check_names(composer: Composer) -> list[Problem]:
         if fault is not None:
             what = f"'{name}'" if name == key else f"'{name}' sets {key}, which"
             problems.append(problem(path, f"{what} is not read with the base config {composer.base_name}", fault or None))
+    set_keys = {torchtune_key(name): path for name, path in set_names.items()}
     for name, other in (("lora_rank", "lora_alpha"), ("lora_alpha", "lora_rank")):
-        if name in set_names and other not in experiment.left_out and (other not in set_names or _left_out(experiment, name, other)):
+        key, unset = torchtune_key(name), torchtune_key(other) not in set_keys or _left_out(experiment, name, other)
+        if key in set_keys and unset and not sweep.issweep.is_unknown(experiment, torchtune_key(other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
-            problems.append(problem(set_names[name], f"'{name}' is set and '{other}' is not", fix))
+            problems.append(problem(set_keys[key], f"'{name}' is set and '{other}' is not", fix))
     return problems + override_checks.check(composer)
 
 
 def _left_out(experiment: Experiment, name: str, other: str) -> bool:
     """Whether some paired entry sets `name`, and `other` stands in other entries only."""
-    if other in experiment.controls or other in experiment.spec.variables:
+    key, other_key = torchtune_key(name), torchtune_key(other)
+    if other_key in map(torchtune_key, (*experiment.controls, *experiment.spec.variables)):
         return False
     entries = [entry for values in experiment.spec.variables.values() for entry in values if isinstance(entry, dict)]
-    return any(name in entry and other not in entry for entry in entries)
+    keys = [{torchtune_key(name) for name in entry} for entry in entries]
+    return any(key in each and other_key not in each for each in keys)
 
 
 def _check_datasets(composer: Composer) -> list[Problem]:
@@ -110,12 +114,12 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
     experiment = composer.experiment
     problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
     for run in runs:
-        for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
-            if _unknown(experiment, torchtune_key(fault.name), *fault.reads):
+        for fault in (*config_faults(experiment, run.config), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
+            if sweep.is_unknown(experiment, torchtune_key(fault.name), *fault.reads):
                 continue
             place = _value_place(experiment, run) if fault.name == "dataset" else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
-    return list(problems)
+    return [*problems, *component_checks.check(composer, runs, places(experiment))]
 
 
 def _value_place(experiment: Experiment, run: Run) -> KeyPath:
@@ -128,12 +132,6 @@ def _value_place(experiment: Experiment, run: Run) -> KeyPath:
             if not is_parameter(name) and isinstance(entry, dict) and value is not None and entry.get("dataset") == value:
                 return ("variables", name, index, "dataset")
     return place_of(experiment, "dataset")
-
-
-def _unknown(experiment: Experiment, *keys: str) -> bool:
-    """Whether one of the torchtune keys, or what is below or above it, was left out for a fault."""
-    missing = [f"{torchtune_key(name)}." for name in experiment.left_out]
-    return any(f"{key}.".startswith(other) or other.startswith(f"{key}.") for key in keys for other in missing)
 
 
 def _equal_points(composer: Composer, runs: list[Run]) -> Iterator[Problem]:
@@ -176,14 +174,8 @@ class Fault:
     reads: tuple[str, ...] = ()
 
 
-# They merge LoRA into the live weights on a CPU as lora_finetune_single_device does, and have no recipe of ours yet.
-CPU_DEFECT = ("knowledge_distillation_single_device", "lora_dpo_single_device")
-
-
-def config_faults(experiment: Experiment, config: Mapping[str, Any], recipe: str) -> Iterator[Fault]:
+def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
-    if recipe in CPU_DEFECT and config.get("device") == "cpu" and (config.get("epochs") or 1) != 1:
-        yield Fault("epochs", f"on a CPU {recipe} merges LoRA into the weights that it goes on training", "train one epoch, or on a GPU", reads=("device", "save_adapter_weights_only"))
     if experiment.spec.evaluation.enabled:
         yield from _output_faults(config)
         yield from _format_faults(experiment.spec.evaluation.model_format, config)
@@ -264,7 +256,7 @@ def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
 def check_evaluable(composer: Composer, runs: list[Run]) -> list[Problem]:
     """Evaluation needs Hugging Face checkpoints."""
     experiment = composer.experiment
-    if not runs or not experiment.spec.evaluation.enabled or _unknown(experiment, "checkpointer._component_"):
+    if not runs or not experiment.spec.evaluation.enabled or sweep.is_unknown(experiment, "checkpointer._component_"):
         return []
     if find(runs[0].config, "checkpointer._component_") == HF_CHECKPOINTER:
         return []
@@ -279,7 +271,7 @@ def check_weights(composer: Composer, runs: list[Run], to_run: bool) -> list[Pro
         to_run: training is about to start; otherwise missing weights that may still be downloaded are a warning.
     """
     experiment, problem = composer.experiment, composer.experiment.source.problem
-    if not runs or _unknown(experiment, "model_dir", "checkpointer.checkpoint_files", "checkpointer.checkpoint_dir"):
+    if not runs or sweep.is_unknown(experiment, "model_dir", "checkpointer.checkpoint_files", "checkpointer.checkpoint_dir"):
         return []
     run = runs[0]
     files = weight_files(find(run.config, "checkpointer.checkpoint_files")) or []

@@ -649,7 +649,7 @@ def test_an_added_run_that_the_experiment_has_no_place_for_any_more_is_not_writt
     made.layout.run_mapping.write_text(replace(old, rows=(*old.rows, row)).render())
     assert [run.id for run in plan(folder).added] == ["run_002"]
     spec = yaml.safe_load((folder / "experiment.yaml").read_text())
-    framework = {"base_config": "llama3_1/8B_full_single_device"}
+    framework = {"base_config": "llama3_1/8B_full"}
     write_spec(folder, {"experiment": spec["experiment"], "framework_config": framework, "variables": {"seed": [1, 2]}})
     try:
         configs = [run.config for run in plan(folder).added]

@@ -98,6 +98,13 @@ def test_an_override_without_effect_is_an_error(
     assert [added for _, _, added in rows(folder)] == [False, False]
 
 
+@pytest.mark.parametrize("key", ["learning_rate", "torchtune.optimizer.lr"])
+def test_a_value_has_the_type_of_its_parameter_by_every_name(key: str, tmp_path: Path, model: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    done = cruijff("run", written(tmp_path / "e", model, {}), f"{key}=fast")
+    assert done.returncode == 1
+    assert f"command line  {key}\n  expected a number above 0, got 'fast'\n" in done.stderr
+
+
 def test_a_run_from_an_override_keeps_its_number_when_the_sweep_grows(
     tmp_path: Path, model: Path, cruijff: Callable[..., CompletedProcess[str]]
 ) -> None:
