@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import data_files, override_checks, torchtune_catalog
-from cruijff_kit.config_tree import find, output_dir_of, unescape
-from cruijff_kit.errors import Problem
+from cruijff_kit import override_checks, torchtune_catalog
+from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.dataset_checks import data_faults
+from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment, datasets
 from cruijff_kit.sweep import Run, is_parameter, torchtune_key
 from cruijff_kit.torchtune_config import DATA_FILES, HF_CHECKPOINTER, Composer, weight_files
@@ -88,11 +87,12 @@ def _is_path(experiment: Experiment, text: str) -> bool:
     return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
 
 
-def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[Problem]:
+def check_runs(composer: Composer, runs: list[Run], data: bool = True, gpus: int = 1) -> list[Problem]:
     """Faults of the composed configs, each said once.
 
     Args:
         data: look into the local data files too.
+        gpus: those of a training job; a single-device recipe uses one.
     """
     experiment, seen = composer.experiment, {}
     where = places(experiment)
@@ -102,10 +102,24 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[P
             what = f"{run.id} and {seen[run.identity]} compose to the same torchtune config"
             problems[experiment.source.problem(("variables",), what, "remove one of the two points")] = None
         seen.setdefault(run.identity, run.id)
-        for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
-            place = where.get(fault.name, ("framework_config", "base_config"))
+        for fault in (*config_faults(experiment, run.config, run.recipe), *_unresolved(experiment, run.config), *(data_faults(run.config, run.recipe, gpus) if data else ())):
+            place = _place(experiment, where, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return list(problems)
+
+
+def _place(experiment: Experiment, where: Mapping[str, KeyPath], name: str) -> KeyPath:
+    """Where `name` is set, or else the nearest node above it that is; the base config's line where none is."""
+    parts = name.split(".")
+    node, path = experiment.override, ("controls", "_override")
+    for part in parts:
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        node, path = node[part], (*path, part)
+    above = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    if len(path) - 2 == len(parts) or (len(path) > 2 and not any(key in where for key in above)):
+        return path
+    return next((where[key] for key in above if key in where), ("framework_config", "base_config"))
 
 
 def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
@@ -121,16 +135,6 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
         root = str(error.full_key or "").split(".")[0].split("[")[0]
         name = root if root in experiment.spec.controls else "_override"
         yield Fault(name, f"{error.full_key} does not resolve: {str(error).splitlines()[0]}")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one composed config, and the parameter that would mend it."""
-
-    name: str
-    what: str
-    fix: str | None = None
-    level: str = "error"
 
 
 # They merge LoRA into the live weights on a CPU as lora_finetune_single_device does, and have no recipe of ours yet.
@@ -157,47 +161,6 @@ def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("_override", what, "checkpointer.output_dir: ${output_dir}/hf_model")
     if not isinstance(config.get("epochs"), int):
         yield Fault("epochs", f"epochs is {config.get('epochs')!r}: nothing says which checkpoint is the last")
-
-
-def data_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with the local data file of `config`, if it has one."""
-    dataset = config.get("dataset")
-    text = find(config, "dataset.data_files")
-    if not isinstance(text, str) or "://" in text or dataset.get("source") not in DATA_FILES.values():
-        return
-    path = Path(unescape(text))
-    try:
-        rows, there = data_files.count_rows(path), data_files.columns(path)
-    except FileNotFoundError:
-        yield Fault("dataset", f"dataset not found: {path}", "paths start at the folder of experiment.yaml")
-        return
-    except (OSError, ValueError, csv.Error) as error:
-        yield Fault("dataset", f"cannot read {path}: {error}")
-        return
-    missing = data_files.missing_columns(dataset, there) if there is not None else []
-    if missing:
-        what = f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(map(str, there)))}"
-        yield Fault("dataset", what, f"{dataset['_component_']} reads them; dataset.column_map gives them other names")
-    elif rows is not None and not dataset.get("packed"):
-        yield from _step_faults(config, rows)
-
-
-def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
-    """torchtune drops what does not fill a batch, and ends well without one optimizer step."""
-    sizes = [config.get(name) or 1 for name in ("batch_size", "gradient_accumulation_steps", "epochs")]
-    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
-    if not all(isinstance(size, int) for size in [*sizes, warmup]):
-        return  # said elsewhere
-    batch, accumulation, epochs = sizes
-    steps = rows // batch // accumulation
-    if steps == 0:
-        what = f"{rows} rows are fewer than batch_size {batch} × gradient_accumulation_steps {accumulation}: no optimizer step would be taken"
-        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
-        return
-    total = min(steps, config.get("max_steps_per_epoch") or steps) * epochs
-    if warmup >= total:
-        what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
-        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
 
 
 def check_evaluable(composer: Composer, run: Run) -> list[Problem]:
