@@ -31,14 +31,14 @@ def fault(kind: Any, column: str, style: str, dataset: Mapping[str, Any]) -> str
     for number, message in enumerate(kind, 1):
         reason = _message_fault(message, style, replaced)
         if reason:
-            return f"has in '{column}' a message {number} {reason}"
+            return reason.format(f"message {number} of '{column}'")
     roles = [(number, ROLES[style][_author(message, style)]) for number, message in enumerate(kind, 1)]
     if replaced:
         roles = [(0, "system"), *((number, role) for number, role in roles if role != "system")]
     reason = _order_fault(roles)
     if reason is None and not dataset.get("train_on_input") and "assistant" not in (role for _, role in roles):
-        reason = f"no message of '{_assistant(style)}': nothing to train on"
-    return reason and f"has in '{column}' {reason}"
+        reason = f"has no message of '{_assistant(style)}' in {{}}: nothing to train on"
+    return reason and reason.format(f"'{column}'")
 
 
 def style_of(kind: Any) -> str | None:
@@ -56,36 +56,41 @@ def _author(message: Message, style: str) -> str | None:
     return message.sender if style == SHAREGPT else message.role
 
 
+def _braced(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def _message_fault(message: Message | str, style: str, system_is_replaced: bool) -> str | None:
+    """What is wrong with a message, with {} where it is to be named."""
     author_key, text_key = KEYS[style]
     if isinstance(message, str):
-        return f"that is {message}: expected a mapping with {author_key} and {text_key}"
+        return f"has {message} for {{}}: expected a mapping with {author_key} and {text_key}"
     author = _author(message, style)
     if author is None:
-        return f"without '{author_key}'"
+        return f"has no '{author_key}' in {{}}"
     if author not in ROLES[style]:
-        return f"whose '{author_key}' is '{author}': expected {', '.join(ROLES[style])}"
+        return f"has another '{author_key}' in {{}} than {', '.join(ROLES[style])}: '{_braced(author)}'"
     if author == "system" and system_is_replaced:
         return None
     said = message.value if style == SHAREGPT else message.content
     if said == NULL:
-        return f"without '{text_key}'"
+        return f"has no '{text_key}' in {{}}"
     if said != TEXT and not (style == OPENAI and said == PARTS):
-        return f"with {said} in '{text_key}', where text is read"
+        return f"has {said} as '{text_key}' of {{}}, where text is read"
     return None
 
 
 def _order_fault(roles: list[tuple[int, str]]) -> str | None:
-    """What validate_messages would raise; messages are numbered as in the file."""
+    """What validate_messages would raise, with {} for the column; messages are numbered as in the file."""
     if len(roles) < 2:
-        return f"{len(roles) or 'no'} message{'s'[: len(roles) != 1]}, and torchtune wants two or more"
+        return f"has {len(roles) or 'no'} message{'s'[: len(roles) != 1]} in {{}}, and torchtune wants two or more"
     last = "assistant"
     for index, (number, role) in enumerate(roles):
         if role == "assistant" and last != "user":
-            return f"an answer, message {number}, that follows no message of the user"
+            return f"has an answer in {{}}, message {number}, that follows no message of the user"
         if role == "user" and last == "user":
-            return f"two messages of the user in a row, up to message {number}"
+            return f"has two messages of the user in a row in {{}}, up to message {number}"
         if role == "system" and index:
-            return f"a system message, number {number}, that is not the first"
+            return f"has a system message in {{}}, message {number}, that is not the first"
         last = role
     return None

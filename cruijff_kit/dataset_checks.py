@@ -33,7 +33,7 @@ def data_faults(config: Mapping[str, Any], recipe: str = "", gpus: int = 1) -> I
     faults = [fault for those, _ in found for fault in those]
     yield from faults
     rows = [count for _, count in found]
-    if nodes and not faults and None not in rows:
+    if nodes and None not in rows and not any(fault.level == "error" for fault in faults):
         yield from training_steps.step_faults(config, sum(rows), recipe, gpus)
 
 
@@ -79,19 +79,21 @@ def _looked_into(text: str, _stats: str) -> tuple[tuple[Fault, ...], int | None]
     """Cached by all that it depends on: 4,000 points have few datasets."""
     node = json.loads(text)
     paths = dataset_files.paths_by_split(node["data_files"])
-    faults = [*_path_faults(paths), *dataset_columns.argument_faults(node)]
+    faults = [*_path_faults(paths), *dataset_columns.argument_faults(node), *_option_faults(node)]
     try:
-        dataset_files.rows_taken(node.get("split", "train"), dict.fromkeys(paths))
+        dataset_files.ranges_taken(node.get("split", "train"), dict.fromkeys(paths))
     except dataset_files.SplitFault as error:
         faults.append(Fault("dataset.split", str(error), _split_fix(paths)))
     if faults:
         return tuple(faults), None
-    counts: dict[str, int | None] = {}
-    for split, those in paths.items():
-        more, counts[split] = _read(node, those)
-        faults += more
-    rows = None if faults else _taken(node, counts, faults)
-    return tuple(faults), None if node.get("packed") or faults else rows
+    found = {split: _read(node, those, faults) for split, those in paths.items()}
+    if faults:
+        return tuple(faults), None
+    counts = {split: _total(files) for split, files in found.items()}
+    rows = _taken(node, counts, faults)
+    if not faults:
+        faults += _row_faults(node, found, dataset_files.ranges_taken(node.get("split", "train"), counts))
+    return tuple(faults), None if node.get("packed") else rows
 
 
 def _path_faults(paths: Mapping[str, list[str]]) -> Iterator[Fault]:
@@ -100,7 +102,7 @@ def _path_faults(paths: Mapping[str, list[str]]) -> Iterator[Fault]:
             yield Fault("dataset.data_files", f"{path} is taken for a pattern, which does not match it", "rename it: a name holds no *, ? or [")
         elif not dataset_files.matches(path):
             what = f"dataset is a folder: {path}" if os.path.isdir(path) else f"dataset not found: {path}"
-            fix = f"{path}/*.jsonl" if os.path.isdir(path) else "paths start at the folder of experiment.yaml"
+            fix = f"name its files: {path}/*.jsonl" if os.path.isdir(path) else "paths start at the folder of experiment.yaml"
             yield Fault("dataset.data_files", what, fix)
 
 
@@ -108,36 +110,52 @@ def _split_fix(paths: Mapping[str, Any]) -> str:
     return f"split: {next(iter(paths))}" if len(paths) == 1 else f"there are {', '.join(paths)}"
 
 
-def _read(node: Mapping[str, Any], paths: list[str]) -> tuple[list[Fault], int | None]:
-    """The faults of the files of one split, each file's first, and how many rows they have together."""
-    faults, rows, columns = [], 0, None
+def _option_faults(node: Mapping[str, Any]) -> Iterator[Fault]:
+    for name in ("field", "encoding"):
+        if not isinstance(node.get(name), str | None):
+            yield Fault(f"dataset.{name}", f"{name}: expected text, got {node[name]!r}")
+
+
+def _read(node: Mapping[str, Any], paths: list[str], faults: list[Fault]) -> list[tuple[Path, Summary | None]]:
+    """What the files of one split hold, with None for what cannot be looked into; adds to `faults` what datasets fails on."""
+    reading, found, first = _reading(node), [], None
     for path in paths:
-        if not dataset_files.is_local(path):
-            rows = None
-            continue
-        for file in dataset_files.matches(path):
-            fault, summary = _read_file(node, file)
-            if summary is not None and fault is None:
-                fault = _other_columns(node, file, summary, columns)
-                columns = columns or (file, summary.columns)
-            faults += [fault] if fault else []
-            rows = None if rows is None or summary is None else rows + summary.rows
-    return faults, rows
+        for file in dataset_files.matches(path) if dataset_files.is_local(path) else [Path(path)]:
+            try:
+                summary = data_files.summary(file, reading) if reading and dataset_files.is_local(path) else None
+            except (OSError, ValueError) as error:
+                faults.append(Fault("dataset.data_files", f"cannot read {file}: {error}"))
+                continue
+            found.append((file, summary))
+            if summary is not None:
+                faults += filter(None, [_late_column(file, summary), _other_columns(node, file, summary, first)])
+                first = first or (file, summary.columns)
+    return found
 
 
-def _read_file(node: Mapping[str, Any], file: Path) -> tuple[Fault | None, Summary | None]:
-    reading = _reading(node)
-    try:
-        summary = data_files.summary(file, reading) if reading else None
-    except (OSError, ValueError) as error:
-        return Fault("dataset.data_files", f"cannot read {file}: {error}"), None
-    if summary is None:
-        return None, None
-    if summary.late:
-        column, row, line = summary.late
-        what = f"{file}: row {row} (line {line}) has the column '{column}', which no row of the first 10 MB has: datasets fails on it"
-        return Fault("dataset.data_files", what, "give it to every row, or to none"), summary
-    return dataset_columns.file_fault(node, file, summary), summary
+def _total(files: list[tuple[Path, Summary | None]]) -> int | None:
+    rows = [summary and summary.rows for _, summary in files]
+    return None if None in rows else sum(rows)
+
+
+def _row_faults(node: Mapping[str, Any], found: Mapping[str, Any], taken: list[tuple[str, range | None]]) -> Iterator[Fault]:
+    """For each file, the first thing that the dataset cannot be trained on, in the rows that `split` takes of it."""
+    for split in dict.fromkeys(name for name, _ in taken):
+        ranges, start = [rows for name, rows in taken if name == split], 0
+        for file, summary in found[split]:
+            if summary is not None:
+                own = None if None in ranges else [range(max(rows.start - start, 0), rows.stop - start) for rows in ranges]
+                fault = dataset_columns.file_fault(node, file, summary, own)
+                yield from [fault] if fault else []
+                start += summary.rows
+
+
+def _late_column(file: Path, summary: Summary) -> Fault | None:
+    if summary.late is None:
+        return None
+    column, row, line = summary.late
+    what = f"{file}: row {row} (line {line}) has the column '{column}', which no row of the first 10 MB has: datasets fails on it"
+    return Fault("dataset.data_files", what, "give it to every row, or to none")
 
 
 def _other_columns(node: Mapping[str, Any], file: Path, summary: Summary, first: tuple[Path, tuple[str, ...]] | None) -> Fault | None:

@@ -75,6 +75,8 @@ def argument_faults(dataset: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("dataset.column_map", f"{name} takes no column_map", f"dataset.{column} names the column that it reads")
     elif name in COMPONENTS and column_map is not None:
         yield from _map_faults(name, COMPONENTS[name], column_map)
+    if name in COMPLETION and not isinstance(dataset.get("column", ""), str):
+        yield Fault("dataset.column", f"column: expected the name of a column, got {dataset['column']!r}")
     if name == CHAT:
         yield from _chat_faults(dataset)
 
@@ -121,14 +123,20 @@ def wanted(dataset: Mapping[str, Any]) -> dict[str, str]:
     return {column_map.get(key, key): want for key, want in component.wants.items()}
 
 
-def file_fault(dataset: Mapping[str, Any], path: Path, summary: Summary) -> Fault | None:
-    """The first thing in a file that the dataset cannot be trained on."""
+def file_fault(dataset: Mapping[str, Any], path: Path, summary: Summary, taken: list[range] | None = None) -> Fault | None:
+    """The first thing in a file that the dataset cannot be trained on.
+
+    Args:
+        taken: the rows that are read, from 0; all where that is not known.
+    """
+    if taken is not None and not any(taken):
+        return None
     wants = wanted(dataset)
     missing = [name for name, want in wants.items() if want != OPTIONAL and name not in summary.columns]
     if missing and summary.rows:
         what = f"{path} lacks {', '.join(missing)}; it has {', '.join(map(str, sorted(summary.columns))) or 'no columns'}"
         return Fault("dataset.data_files", what, _missing_fix(dataset, summary))
-    return _image_fault(dataset, path, summary) or _row_fault(dataset, path, summary, wants)
+    return _image_fault(dataset, path, summary) or _row_fault(dataset, path, summary, wants, taken)
 
 
 def _missing_fix(dataset: Mapping[str, Any], summary: Summary) -> str:
@@ -152,21 +160,22 @@ def _image_fault(dataset: Mapping[str, Any], path: Path, summary: Summary) -> Fa
     return Fault("dataset.data_files", f"{path} has a column '{column}': {name} takes its rows for images with text", "rename or remove the column")
 
 
-def _row_fault(dataset: Mapping[str, Any], path: Path, summary: Summary, wants: Mapping[str, str]) -> Fault | None:
-    first, said, bad, kinds = None, "", 0, set()
-    for shape in summary.shapes:
-        reason, kind = _reason(dataset, shape, wants)
-        if reason is None:
-            continue
-        bad += shape.count
-        kinds.add(kind)
-        if first is None:
-            first, said = shape, reason
-    if first is None:
+def _row_fault(dataset: Mapping[str, Any], path: Path, summary: Summary, wants: Mapping[str, str], taken: list[range] | None) -> Fault | None:
+    bad = [(shape, *_reason(dataset, shape, wants)) for shape in summary.shapes]
+    # of rows alike only the first is known: where that one is not taken, another may be
+    bad = [(shape, said, kind) for shape, said, kind in bad if said and (shape.count > 1 or _is_taken(shape, taken))]
+    if not bad:
         return None
-    whole = f"{bad} of {summary.rows} rows {'is' if bad == 1 else 'are'} bad"
-    what = f"{path}{_place(first)} {said}" + (f"; {whole}" if summary.rows > 1 else "")
-    return Fault("dataset.data_files", what, _row_fix(dataset, kinds) or _style_fix(first, wants))
+    sure = [found for found in bad if _is_taken(found[0], taken)]
+    first, said, _ = (sure or bad)[0]
+    count = sum(shape.count for shape, *_ in bad)
+    whole = f"; {count} of {summary.rows} rows {'is' if count == 1 else 'are'} bad" if summary.rows > 1 else ""
+    fix = _row_fix(dataset, {kind for *_, kind in bad}) or _style_fix(first, wants)
+    return Fault("dataset.data_files", f"{path}{_place(first)} {said}{whole}", fix, "error" if sure else "warning")
+
+
+def _is_taken(shape: Shape, taken: list[range] | None) -> bool:
+    return taken is None or shape.row is None or any(shape.row - 1 in rows for rows in taken)
 
 
 def _place(shape: Shape) -> str:

@@ -61,8 +61,8 @@ def is_taken_for_a_pattern(path: str) -> bool:
     return MAGIC.search(path) is not None and os.path.isfile(path) and Path(path) not in matches(path)
 
 
-def rows_taken(split: Any, rows: Mapping[str, int | None]) -> int | None:
-    """How many rows `split` takes, given those of each split; None where they are not known.
+def ranges_taken(split: Any, rows: Mapping[str, int | None]) -> list[tuple[str, range | None]]:
+    """What `split` takes of each split that it names: rows from 0, or None where there is an unknown number of them.
 
     Raises:
         SplitFault: datasets would fail on it.
@@ -70,12 +70,17 @@ def rows_taken(split: Any, rows: Mapping[str, int | None]) -> int | None:
     if not isinstance(split, str):
         raise SplitFault(f"expected the name of a split, got {split!r}")
     if split == "all" and "all" not in rows:
-        return None if None in rows.values() else sum(rows.values())
-    parts = [_part(text, split, rows) for text in PLUS.split(split)]
-    return None if None in parts else sum(parts)
+        return [(name, None if total is None else range(total)) for name, total in rows.items()]
+    return [_part(text, split, rows) for text in PLUS.split(split)]
 
 
-def _part(text: str, split: str, rows: Mapping[str, int | None]) -> int | None:
+def rows_taken(split: Any, rows: Mapping[str, int | None]) -> int | None:
+    """How many rows that are; None where they are not known."""
+    ranges = [taken for _, taken in ranges_taken(split, rows)]
+    return None if None in ranges else sum(len(taken) for taken in ranges)
+
+
+def _part(text: str, split: str, rows: Mapping[str, int | None]) -> tuple[str, range | None]:
     """The rows of one name, with or without a slice."""
     match = PART.fullmatch(text)
     if match is None:
@@ -89,12 +94,10 @@ def _part(text: str, split: str, rows: Mapping[str, int | None]) -> int | None:
     if match["rounding"] and not percent:
         raise SplitFault(f"split {split!r}: {match['rounding']} rounds percentages, and there are none")
     if total is None:
-        return None
-    if match["rounding"] == "pct1_dropremainder" and total < 100:
+        return match["split"], None
+    drops = match["rounding"] == "pct1_dropremainder"
+    if drops and total < 100:
         raise SplitFault(f"split {split!r}: pct1_dropremainder needs 100 rows, and there are {total}")
     if percent:
-        hundredth = total // 100 if match["rounding"] == "pct1_dropremainder" else None
-        bounds = [bound if bound is None else bound * hundredth if hundredth else round(bound * total / 100) for bound in bounds]
-    start, stop = (0 if bounds[0] is None else bounds[0]), (total if bounds[1] is None else bounds[1])
-    start, stop = (min(max(bound + total, 0) if bound < 0 else bound, total) for bound in (start, stop))
-    return max(stop - start, 0)
+        bounds = [bound if bound is None else bound * (total // 100) if drops else round(bound * total / 100) for bound in bounds]
+    return match["split"], range(*slice(*bounds).indices(total))

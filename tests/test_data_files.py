@@ -259,17 +259,17 @@ BAD = [
     ("text_completion_dataset", {}, TEXT, {"text": {"a": 1}}, "has a mapping in 'text', where text is read"),
     ("slimorca_dataset", {"column_map": {"conversations": "m"}}, SHAREGPT, {"m": None}, "has no 'm'"),
     ("chat_dataset", STYLE["sharegpt"], SHAREGPT, {"m": "a"}, "has text in 'm', where messages are read"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, {"m": []}, f"has in 'm' no messages, and {ORDER}"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a")), f"has in 'm' 1 message, and {ORDER}"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), ("bot", "b")), "has in 'm' a message 2 whose 'from' is 'bot': expected system, human, gpt"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), (..., "b")), "has in 'm' a message 2 without 'from'"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), ("gpt", ...)), "has in 'm' a message 2 without 'value'"),
-    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", 3), ("gpt", "b")), "has in 'm' a message 1 with a number in 'value', where text is read"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), (..., "b")), "has in 'm' a message 2 without 'role'"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", None), ("assistant", "b")), "has in 'm' a message 1 without 'content'"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("user", "b")), "has in 'm' two messages of the user in a row, up to message 2"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("assistant", "a"), ("user", "b")), "has in 'm' an answer, message 1, that follows no message of the user"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("system", "b")), "has in 'm' a system message, number 2, that is not the first"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, {"m": []}, f"has no messages in 'm', and {ORDER}"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a")), f"has 1 message in 'm', and {ORDER}"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), ("bot", "b")), "has another 'from' in message 2 of 'm' than system, human, gpt: 'bot'"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), (..., "b")), "has no 'from' in message 2 of 'm'"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", "a"), ("gpt", ...)), "has no 'value' in message 2 of 'm'"),
+    ("chat_dataset", STYLE["sharegpt"], SHAREGPT, chat("sharegpt", ("human", 3), ("gpt", "b")), "has a number as 'value' of message 1 of 'm', where text is read"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), (..., "b")), "has no 'role' in message 2 of 'm'"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", None), ("assistant", "b")), "has no 'content' in message 1 of 'm'"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("user", "b")), "has two messages of the user in a row in 'm', up to message 2"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("assistant", "a"), ("user", "b")), "has an answer in 'm', message 1, that follows no message of the user"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("system", "b")), "has a system message in 'm', message 2, that is not the first"),
     ("chat_dataset", STYLE["openai"], OPENAI, {"m": ["a", "b"]}, "has a list of no messages in 'm', where messages are read"),
 ]  # fmt: skip
 
@@ -285,9 +285,9 @@ def test_the_first_bad_row_is_named_and_is_the_first_that_torchtune_fails_on(tmp
 
 SILENT = [
     ("alpaca_dataset", {}, ALPACA, {"output": "b"}, "has no 'instruction'"),  # trained on 'None'
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("assistant", None)), "has in 'm' a message 2 without 'content'"),  # repeats message 1
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("bot", "b")), "has in 'm' a message 2 whose 'role' is 'bot': expected system, user, assistant, ipython"),
-    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("system", "a"), ("user", "b")), "has in 'm' no message of 'assistant': nothing to train on"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("assistant", None)), "has no 'content' in message 2 of 'm'"),  # repeats message 1
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("user", "a"), ("bot", "b")), "has another 'role' in message 2 of 'm' than system, user, assistant, ipython: 'bot'"),
+    ("chat_dataset", STYLE["openai"], OPENAI, chat("openai", ("system", "a"), ("user", "b")), "has no message of 'assistant' in 'm': nothing to train on"),
 ]  # fmt: skip
 
 
@@ -446,7 +446,7 @@ def test_files_that_are_not_there(load, files):
     cases = {
         "nope.jsonl": ("dataset not found: {}", "paths start at the folder of experiment.yaml"),
         "nope*.jsonl": ("dataset not found: {}", "paths start at the folder of experiment.yaml"),
-        "sub": ("dataset is a folder: {}", "{}/*.jsonl"),
+        "sub": ("dataset is a folder: {}", "name its files: {}/*.jsonl"),
         "x[1].jsonl": ("{} is taken for a pattern, which does not match it", "rename it: a name holds no *, ? or ["),
     }
     for name, (what, fix) in cases.items():
@@ -532,6 +532,30 @@ def test_a_split_that_cannot_be(load, files, split, what, fix):
     assert faults(node(files / "a.jsonl", split=split)) == [Fault("dataset.split", what.replace("{0}", str(files)), fix)]
     with pytest.raises((ValueError, KeyError)):
         load("json", data_files=f"{files}/a.jsonl", split=split)[0]
+
+
+def test_bad_rows_that_the_split_does_not_take(files):
+    """Only the first of rows alike is known: that another one is taken is a warning."""
+    path = files / "a.jsonl"
+    written(path, (json.dumps(PAIR) + "\n") * 10 + '{"input":"a"}\n')
+    whole = f"{path}: row 11 (line 11) has no 'output'; 1 of 11 rows is bad"
+    assert faults(node(path)) == [Fault("dataset.data_files", whole)]
+    assert faults(node(path, split="train[:10]")) == []
+    assert faults(node(path, split="train[:3]+train[10:]")) == [Fault("dataset.data_files", whole)]
+    assert faults({**node(path), "data_files": {"train": f"{files}/b.jsonl", "test": str(path)}}) == []
+    both = {**node(path, split="train[:12]"), "data_files": [f"{files}/b.jsonl", str(path)]}
+    assert faults(both) == []
+    assert faults({**both, "split": "train[:16]"}) == [Fault("dataset.data_files", whole)]
+    written(path, ('{"input":"a"}\n' + json.dumps(PAIR) + "\n") * 2)
+    warning = f"{path}: row 1 (line 1) has no 'output'; 2 of 4 rows are bad"
+    assert faults(node(path, split="train[1:2]")) == [Fault("dataset.data_files", warning, None, "warning")]
+
+
+@pytest.mark.parametrize("name", ["field", "encoding", "column"])
+def test_an_option_of_another_type(tmp_path, name):
+    path = written(tmp_path / "x.jsonl", '{"text":"a"}\n')
+    what = f"{name}: expected {'the name of a column' if name == 'column' else 'text'}, got ['a']"
+    assert faults(node(path, "text_completion_dataset", **{name: ["a"]})) == [Fault(f"dataset.{name}", what)]
 
 
 # Steps
