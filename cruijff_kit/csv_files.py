@@ -37,17 +37,23 @@ def read(path: Path, reading: Reading) -> Summary:
     nulls = NULLS if reading.null_words else frozenset()
     tally = Tally()
     tally.columns.update(dict.fromkeys(names))
-    number = 0
-    for line, cells in lines:
-        number += 1
-        if len(cells) > len(names):
-            raise ValueError(f"row {number} (line {line}) has {len(cells)} cells, and the header has {len(names)}: quote what holds a comma")
-        values = [None if cell in nulls else cell for cell in cells] + [None] * (len(names) - len(cells))
+    tally.add(_rows(lines, names, kinds, nulls), _AsIs)
+    return tally.summary({name: kind.name for name, kind in zip(names, kinds) if kind.name})
+
+
+def _rows(lines: Iterator[tuple[int, list[str]]], names: list[str], kinds: list[_Kind], nulls: frozenset[str]) -> Iterator[tuple[dict[str, str | None], int]]:
+    """Each row and its line; `kinds` learn from the first chunk."""
+    width = len(names)
+    for number, (line, cells) in enumerate(lines, 1):
+        if len(cells) != width:
+            if len(cells) > width:
+                raise ValueError(f"row {number} (line {line}) has {len(cells)} cells, and the header has {width}: quote what holds a comma")
+            cells += [""] * (width - len(cells))
+        values = [None if cell in nulls else cell for cell in cells]
         if number <= CHUNK:
             for kind, value in zip(kinds, values):
                 kind.meet(value)
-        tally.add([(dict(zip(names, values)), line)], _AsIs)
-    return tally.summary({name: kind.name for name, kind in zip(names, kinds) if kind.name})
+        yield dict(zip(names, values)), line
 
 
 class _AsIs:

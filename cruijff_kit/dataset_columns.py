@@ -152,9 +152,11 @@ def _missing_fix(dataset: Mapping[str, Any], summary: Summary) -> str:
 def _image_fault(dataset: Mapping[str, Any], path: Path, summary: Summary) -> Fault | None:
     """A text dataset takes every row with an image for both (InputOutputToMessages, ShareGPTToMessages)."""
     name = component_name(dataset)
-    reads = name in COMPONENTS and COMPONENTS[name].images or dataset.get("conversation_style") == conversations.SHAREGPT
+    sharegpt = name == CHAT and dataset["conversation_style"] == conversations.SHAREGPT
+    if not sharegpt and not (name in COMPONENTS and COMPONENTS[name].images):
+        return None
     column = (dataset.get("column_map") or {}).get("image", "image")
-    if not reads or not {"image", column} & set(summary.columns):
+    if not {"image", column} & set(summary.columns):
         return None
     column = column if column in summary.columns else "image"
     return Fault("dataset.data_files", f"{path} has a column '{column}': {name} takes its rows for images with text", "rename or remove the column")

@@ -12,7 +12,8 @@ from cruijff_kit.file_text import Reading, text_of
 from cruijff_kit.row_shapes import KINDS, Lines, Summary, Tally
 
 BATCH = 10 << 20  # bytes that datasets reads at once; the first batch decides which columns there are
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# an escape that is half a pair, or looks like it
+HALF_PAIR = re.compile(r"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])")
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -55,7 +56,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _objects(text: str, first_line: int) -> Iterator[tuple[Mapping[str, Any], int]]:
     """JSON objects one after another, each with where it starts: mostly one a line, but no line is needed."""
     decode, skip = json.JSONDecoder(object_pairs_hook=_once).raw_decode, BLANK.match
-    surrogates, end = SURROGATE.search(text) is not None, len(text)
+    halves, end = HALF_PAIR.search(text) is not None, len(text)
     offset = skip(text).end()
     while offset < end:
         try:
@@ -68,7 +69,7 @@ def _objects(text: str, first_line: int) -> Iterator[tuple[Mapping[str, Any], in
             raise ValueError(f"line {_line(text, offset, first_line)}: nested too deep") from None
         if type(row) is not dict:
             raise ValueError(f"line {_line(text, offset, first_line)}: {_no_row(row)}")
-        if surrogates and _is_broken(row):
+        if halves and _is_broken(row):
             raise ValueError(f"line {_line(text, offset, first_line)}: half a surrogate pair (\\ud800 to \\udfff) is no text")
         yield row, offset
         offset = skip(text, after).end()

@@ -110,7 +110,7 @@ class Tally:
         typed = typed if typed is not None else dict.fromkeys(self._dates, DATE)
         shapes = []
         for count, names, row, line, kinds in self._seen.values():
-            named = {name: KINDS.get(kind, kind) for name, kind in zip(names, kinds)}
+            named = {name: _kind(kind) for name, kind in zip(names, kinds)}
             for name in typed.keys() & named.keys():
                 named[name] = typed[name] if named[name] == TEXT else named[name]
             shapes.append(Shape(named, count, row, line))
@@ -132,22 +132,29 @@ class Lines:
 def _list(value: list[Any]) -> Any:
     if value and type(value[0]) is not dict:
         return LIST
-    return tuple(_message(item) if type(item) is dict else KINDS[type(item)] for item in value)
+    return tuple([_message(item) if type(item) is dict else type(item) for item in value])
 
 
-def _message(item: Mapping[str, Any]) -> Message:
-    get = item.get
-    return Message(_author(get("from")), _said(get("value")), _author(get("role")), _said(get("content")))
+def _message(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A Message in the making: a text where there is one, and else its type; this is done for every message."""
+    sender, role, content = item.get("from"), item.get("role"), item.get("content")
+    said = PARTS if type(content) is list and _is_text_parts(content) else type(content)
+    return (sender if type(sender) is str else type(sender), type(item.get("value")), role if type(role) is str else type(role), said)
+
+
+def _is_text_parts(content: list[Any]) -> bool:
+    return bool(content) and all(type(part) is dict and part.get("type") == "text" and type(part.get("text")) is str for part in content)
+
+
+def _kind(kind: Any) -> Any:
+    """The kind that a type, or a list of messages in the making, stands for."""
+    if type(kind) is not tuple:
+        return KINDS.get(kind, kind)
+    return tuple(Message(_author(item[0]), KINDS[item[1]], _author(item[2]), KINDS.get(item[3], item[3])) if type(item) is tuple else KINDS[item] for item in kind)
 
 
 def _author(value: Any) -> str | None:
-    return value[:40] if type(value) is str else None if value is None else KINDS[type(value)]
-
-
-def _said(value: Any) -> str:
-    if type(value) is list and value and all(type(part) is dict and part.get("type") == "text" and type(part.get("text")) is str for part in value):
-        return PARTS
-    return KINDS[type(value)]
+    return value[:40] if type(value) is str else None if value is type(None) else KINDS[value]
 
 
 def _is_timestamp(value: Any) -> bool:
