@@ -30,12 +30,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one composed config, and the parameter that would mend it."""
+    """What is wrong with one composed config, and the parameter that would mend it.
+
+    Args:
+        reads: other torchtune keys that it depends on.
+    """
 
     name: str
     what: str
     fix: str | None = None
     level: str = "error"
+    reads: tuple[str, ...] = ()
 
 
 class CruijffKitError(Exception):

@@ -13,6 +13,9 @@ from typing import Any
 from cruijff_kit.config_tree import find
 from cruijff_kit.errors import Fault
 
+# What the number of steps depends on.
+READS = ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "dataset", "tensor_parallel_dim")
+
 
 def data_parallel(config: Mapping[str, Any], recipe: str, gpus: int) -> int:
     """How many GPUs see different rows: one in a single-device recipe."""
@@ -46,7 +49,7 @@ def step_faults(config: Mapping[str, Any], rows: int, recipe: str = "", gpus: in
         used = data_parallel(config, recipe, gpus)
         sizes += f" × {used} GPUs" if used > 1 else ""
         what = f"{rows} rows are fewer than {sizes}: no optimizer step would be taken"
-        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
+        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps", reads=READS)
         return
     warmup, epochs = find(config, "lr_scheduler.num_warmup_steps") or 0, config.get("epochs") or 1
     if not isinstance(warmup, int) or not isinstance(epochs, int):
@@ -54,4 +57,4 @@ def step_faults(config: Mapping[str, Any], rows: int, recipe: str = "", gpus: in
     total = steps * epochs
     if warmup >= total:
         what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
-        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
+        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning", reads=READS)

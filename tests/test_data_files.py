@@ -571,6 +571,7 @@ def test_the_slice_of_a_split_is_what_is_counted(files):
             "gradient_accumulation_steps",
             "5 rows are fewer than batch_size 6 × gradient_accumulation_steps 1: no optimizer step would be taken",
             "lower batch_size or gradient_accumulation_steps",
+            reads=training_steps.READS,
         )
     ]
 
@@ -588,6 +589,7 @@ def test_every_gpu_of_a_distributed_recipe_needs_its_rows(files):
             "gradient_accumulation_steps",
             "10 rows are fewer than batch_size 2 × gradient_accumulation_steps 2 × 4 GPUs: no optimizer step would be taken",
             "lower batch_size or gradient_accumulation_steps",
+            reads=training_steps.READS,
         )
     ]
     assert faults(dataset, **sizes, recipe="lora_finetune_single_device") == []
