@@ -81,18 +81,20 @@ def _looked_into(text: str, _stats: str) -> tuple[tuple[Fault, ...], int | None]
     paths = dataset_files.paths_by_split(node["data_files"])
     faults = [*_path_faults(paths), *dataset_columns.argument_faults(node), *_option_faults(node)]
     try:
-        dataset_files.ranges_taken(node.get("split", "train"), dict.fromkeys(paths))
+        dataset_files.ranges_taken(_split(node), dict.fromkeys(paths))
     except dataset_files.SplitFault as error:
         faults.append(Fault("dataset.split", str(error), _split_fix(paths)))
     if faults:
         return tuple(faults), None
-    found = {split: _read(node, those, faults) for split, those in paths.items()}
+    found, first = {}, None
+    for split, those in paths.items():
+        found[split], first = _read(node, those, faults, first)
     if faults:
         return tuple(faults), None
     counts = {split: _total(files) for split, files in found.items()}
     rows = _taken(node, counts, faults)
     if not faults:
-        faults += _row_faults(node, found, dataset_files.ranges_taken(node.get("split", "train"), counts))
+        faults += _row_faults(node, found, dataset_files.ranges_taken(_split(node), counts))
     return tuple(faults), None if node.get("packed") else rows
 
 
@@ -106,6 +108,11 @@ def _path_faults(paths: Mapping[str, list[str]]) -> Iterator[Fault]:
             yield Fault("dataset.data_files", what, fix)
 
 
+def _split(node: Mapping[str, Any]) -> Any:
+    """What torchtune gives to datasets: its builders say train, the class under them nothing."""
+    return node.get("split", None if dataset_columns.component_name(node) == "TextCompletionDataset" else "train")
+
+
 def _split_fix(paths: Mapping[str, Any]) -> str:
     return f"split: {next(iter(paths))}" if len(paths) == 1 else f"there are {', '.join(paths)}"
 
@@ -116,9 +123,18 @@ def _option_faults(node: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault(f"dataset.{name}", f"{name}: expected text, got {node[name]!r}")
 
 
-def _read(node: Mapping[str, Any], paths: list[str], faults: list[Fault]) -> list[tuple[Path, Summary | None]]:
-    """What the files of one split hold, with None for what cannot be looked into; adds to `faults` what datasets fails on."""
-    reading, found, first = _reading(node), [], None
+Found = list[tuple[Path, Summary | None]]  # None for what cannot be looked into
+First = tuple[Path, Summary] | None
+
+
+def _read(node: Mapping[str, Any], paths: list[str], faults: list[Fault], before: First) -> tuple[Found, First]:
+    """What the files of one split hold, and the first that sets the columns; adds to `faults` what datasets fails on.
+
+    Args:
+        before: the first file of the splits before.
+    """
+    reading, found = _reading(node), []
+    first = before if before and before[1].fills else None
     for path in paths:
         for file in dataset_files.matches(path) if dataset_files.is_local(path) else [Path(path)]:
             try:
@@ -127,18 +143,18 @@ def _read(node: Mapping[str, Any], paths: list[str], faults: list[Fault]) -> lis
                 faults.append(Fault("dataset.data_files", f"cannot read {file}: {error}"))
                 continue
             found.append((file, summary))
-            if summary is not None:
-                faults += filter(None, [_late_column(file, summary), _other_columns(node, file, summary, first)])
-                first = first or (file, summary.columns)
-    return found
+            if summary is not None and summary.rows:
+                faults += filter(None, [_late_column(file, summary), _other_columns(file, summary, first)])
+                first = first or (file, summary)
+    return found, first
 
 
-def _total(files: list[tuple[Path, Summary | None]]) -> int | None:
+def _total(files: Found) -> int | None:
     rows = [summary and summary.rows for _, summary in files]
     return None if None in rows else sum(rows)
 
 
-def _row_faults(node: Mapping[str, Any], found: Mapping[str, Any], taken: list[tuple[str, range | None]]) -> Iterator[Fault]:
+def _row_faults(node: Mapping[str, Any], found: Mapping[str, Found], taken: list[tuple[str, range | None]]) -> Iterator[Fault]:
     """For each file, the first thing that the dataset cannot be trained on, in the rows that `split` takes of it."""
     for split in dict.fromkeys(name for name, _ in taken):
         ranges, start = [rows for name, rows in taken if name == split], 0
@@ -158,15 +174,16 @@ def _late_column(file: Path, summary: Summary) -> Fault | None:
     return Fault("dataset.data_files", what, "give it to every row, or to none")
 
 
-def _other_columns(node: Mapping[str, Any], file: Path, summary: Summary, first: tuple[Path, tuple[str, ...]] | None) -> Fault | None:
-    """datasets fails on a later file with a column that the first lacks, and in CSV or parquet on one without."""
+def _other_columns(file: Path, summary: Summary, first: First) -> Fault | None:
+    """datasets fails on a later file with a column that the first lacks; of JSON lines alone it adds what a later one lacks."""
     if first is None:
         return None
-    added = [name for name in summary.columns if name not in first[1]]
-    lacking = [name for name in first[1] if name not in summary.columns and node["source"] != "json"]
+    path, columns = first[0], first[1].columns
+    added = [name for name in summary.columns if name not in columns]
+    lacking = [name for name in columns if name not in summary.columns and not first[1].fills]
     if not added and not lacking:
         return None
-    what = f"{file} has other columns than {first[0]}: " + ", ".join([f"{name} more" for name in added] + [f"no {name}" for name in lacking])
+    what = f"{file} has other columns than {path}: " + ", ".join([f"{name} more" for name in added] + [f"no {name}" for name in lacking])
     return Fault("dataset.data_files", what, "datasets fails on it: give all files the same columns")
 
 
@@ -185,7 +202,7 @@ def _reading(node: Mapping[str, Any]) -> Reading | None:
 
 def _taken(node: Mapping[str, Any], counts: Mapping[str, int | None], faults: list[Fault]) -> int | None:
     """The rows that `split` takes; a fault more where it takes none."""
-    split, files = node.get("split", "train"), node["data_files"]
+    split, files = _split(node), node["data_files"]
     try:
         rows = dataset_files.rows_taken(split, counts)
     except dataset_files.SplitFault as error:

@@ -32,13 +32,13 @@ def read(path: Path, reading: Reading) -> Summary:
         while batch := file.read(BATCH):
             if first_line == 1 and batch.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
                 tally.add((row, None) for row in _listed(text_of(batch + file.read(), reading)))
-                break
+                return tally.summary()
             batch += file.readline()  # as datasets does
             text = text_of(batch, reading, first_line)
             tally.add(_objects(text, first_line), Lines(text, first_line))
             tally.end_batch()
             first_line += text.count("\n")
-    return tally.summary()
+    return tally.summary(fills=True)
 
 
 class _Twice(ValueError):

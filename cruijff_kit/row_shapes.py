@@ -52,12 +52,14 @@ class Summary:
 
     Args:
         late: a column that the first batch lacks, with the row and line where it first stands; datasets fails on it.
+        fills: datasets gives later files the columns that they lack and this one has.
     """
 
     rows: int
     columns: tuple[str, ...]
     shapes: tuple[Shape, ...]
     late: tuple[str, int, int] | None = None
+    fills: bool = False
 
 
 class Tally:
@@ -105,7 +107,7 @@ class Tally:
             self.columns.setdefault(name)
         entry[1] = tuple(row)
 
-    def summary(self, typed: Mapping[str, str] | None = None) -> Summary:
+    def summary(self, typed: Mapping[str, str] | None = None, fills: bool = False) -> Summary:
         """The whole; `typed` gives columns of text that will be read as another kind."""
         typed = typed if typed is not None else dict.fromkeys(self._dates, DATE)
         shapes = []
@@ -114,7 +116,7 @@ class Tally:
             for name in typed.keys() & named.keys():
                 named[name] = typed[name] if named[name] == TEXT else named[name]
             shapes.append(Shape(named, count, row, line))
-        return Summary(self.rows, tuple(self.columns), tuple(shapes), self.late)
+        return Summary(self.rows, tuple(self.columns), tuple(shapes), self.late, fills)
 
 
 class Lines:

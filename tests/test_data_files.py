@@ -494,18 +494,50 @@ def test_each_bad_file_is_said(files):
     ]
 
 
-@pytest.mark.parametrize(("name", "more"), [("x.jsonl", "n more"), ("x.csv", "n more"), ("y.csv", "no n")])
-def test_a_later_file_with_other_columns(load, tmp_path, name, more):
-    first, second = tmp_path / f"1{name}", tmp_path / f"2{name}"
-    wide, narrow = ('{"input":"a","output":"b","n":1}\n', '{"input":"a","output":"b"}\n') if name == "x.jsonl" else ("input,output,n\na,b,1\n", "input,output\na,b\n")
-    written(first, wide if more == "no n" else narrow)
-    written(second, narrow if more == "no n" else wide)
-    dataset = {**node(first), "data_files": [str(first), str(second)]}
-    assert faults(dataset) == [
-        Fault("dataset.data_files", f"{second} has other columns than {first}: {more}", "datasets fails on it: give all files the same columns")
-    ]
-    with pytest.raises(Exception, match="generating the dataset"):
+LINES, WIDE_LINES = '{"input":"a","output":"b"}\n', '{"input":"a","output":"b","n":1}\n'
+CSV, WIDE_CSV = "input,output\na,b\n", "input,output,n\na,b,1\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other"),
+    [
+        (LINES, WIDE_LINES, "n more"),
+        (WIDE_LINES, LINES, None),
+        (f"[{WIDE_LINES}]", LINES, "no n"),
+        (f"[{LINES}]", WIDE_LINES, "n more"),
+        ("", WIDE_LINES, None),
+        (LINES, "\n", None),
+        (CSV, WIDE_CSV, "n more"),
+        (WIDE_CSV, CSV, "no n"),
+    ],
+)
+def test_a_later_file_with_other_columns(load, tmp_path, first, second, other):
+    end = "csv" if first in (CSV, WIDE_CSV) else "json"
+    paths = [str(written(tmp_path / f"{number}.{end}", text)) for number, text in enumerate((first, second))]
+    dataset = {**node(paths[0]), "data_files": paths}
+    fault = Fault("dataset.data_files", f"{paths[1]} has other columns than {paths[0]}: {other}", "datasets fails on it: give all files the same columns")
+    assert faults(dataset) == ([fault] if other else [])
+    if other is None:
         load(dataset["source"], data_files=dataset["data_files"])
+    else:
+        with pytest.raises(Exception, match="generating the dataset"):
+            load(dataset["source"], data_files=dataset["data_files"])
+
+
+def test_another_split_with_other_columns(load, tmp_path):
+    paths = {split: str(written(tmp_path / f"{split}.jsonl", text)) for split, text in {"train": LINES, "test": WIDE_LINES}.items()}
+    what = f"{paths['test']} has other columns than {paths['train']}: n more"
+    assert [fault.what for fault in faults({**node("x"), "data_files": paths})] == [what]
+    with pytest.raises(Exception, match="generating the dataset"):
+        load("json", data_files=paths)
+
+
+def test_the_class_under_the_builders_has_no_split_of_its_own(tmp_path):
+    dataset = node(written(tmp_path / "x.jsonl", '{"text":"a"}\n'), "TextCompletionDataset")
+    assert faults(dataset) == []
+    del dataset["split"]
+    assert faults(dataset) == [Fault("dataset.split", "expected the name of a split, got None", "split: train")]
+    assert trained_on({**dataset, "split": "train"}, tmp_path) == [True]
 
 
 SPLITS = ["train", "train[:50%]", "train[:3]", "train[-3:]", "train[3:5]", "train[:33%]", "train[:15%]", "train[:35%](closest)", "train[:20]",
