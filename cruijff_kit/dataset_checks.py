@@ -196,7 +196,7 @@ def _reading(node: Mapping[str, Any]) -> Reading | None:
         separator = node.get("sep", node.get("delimiter", ","))
         if any(option in node for option in CSV_OPTIONS) or not isinstance(separator, str) or len(separator) != 1:
             return None
-        return Reading(source, None, encoding, separator, node.get("keep_default_na", True) and node.get("na_filter", True))
+        return Reading(source, None, encoding, separator, bool(node.get("keep_default_na", True) and node.get("na_filter", True)))
     return Reading(source)
 
 

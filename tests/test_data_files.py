@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -590,6 +591,20 @@ def test_an_option_of_another_type(tmp_path, name):
     path = written(tmp_path / "x.jsonl", '{"text":"a"}\n')
     what = f"{name}: expected {'the name of a column' if name == 'column' else 'text'}, got ['a']"
     assert faults(node(path, "text_completion_dataset", **{name: ["a"]})) == [Fault(f"dataset.{name}", what)]
+
+
+def test_whatever_a_dataset_holds_is_no_traceback(tmp_path):
+    path = str(written(tmp_path / "x.jsonl", json.dumps({**PAIR, **OPENAI}) + "\n"))
+    components = [*dataset_columns.COMPONENTS, dataset_columns.CHAT, *dataset_columns.COMPLETION, *dataset_columns.BROKEN, "other"]
+    values = [None, 3, -1, 1.5, True, "", "a", "csv", "parquet", "${x}", "a\0b", "\ud800", [], {}, ["a"], {"a": 1}, {"input": None}, {1: 2},
+              {"input": "input", "output": [1]}, path, [path], {"train": path}, str(tmp_path), "train[:50%]", "x" * 5000, "openai", 10**400]  # fmt: skip
+    keys = ["_component_", "source", "data_files", "split", "column_map", "column", "conversation_column", "conversation_style", "field",
+            "encoding", "sep", "keep_default_na", "packed", "new_system_prompt", "train_on_input", "data_dir"]  # fmt: skip
+    chosen = random.Random(0)
+    for _ in range(5000):
+        changes = {key: chosen.choice(values) for key in chosen.sample(keys, chosen.randint(1, 3))}
+        found = faults({**node(path, chosen.choice(components)), **changes}, batch_size=chosen.choice([1, 2, None, "x"]))
+        assert all(isinstance(fault, Fault) for fault in found)
 
 
 # Steps
