@@ -182,7 +182,7 @@ def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
     if fresh.identity in known:
         return known[fresh.identity]
     fresh = made.composer.named(fresh, made.next_id(fresh.identity))
-    faults = [problem for problem in training_checks.check_runs(made.composer, [fresh]) if problem.level == "error"]
+    faults = [problem for problem in training_checks.check_runs(made.composer, [fresh], gpus=made.gpus) if problem.level == "error"]
     if faults:
         raise ExperimentError(faults)
     made.retired.pop(fresh.id, None)

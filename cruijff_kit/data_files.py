@@ -1,83 +1,37 @@
-"""Local data files: how many rows they have, and whether those are what a dataset component reads."""
+"""What a local data file holds, read as `datasets` would read it, and read once as long as it stays as it is.
+
+Nothing here imports `datasets`.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
-from functools import cache
+import os
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-# The columns of torchtune's text datasets, by the name that column_map gives to each.
-COLUMNS = {
-    "torchtune.datasets.instruct_dataset": ("input", "output"),
-    "torchtune.datasets.alpaca_dataset": ("instruction", "output"),
-    "torchtune.datasets.alpaca_cleaned_dataset": ("instruction", "output"),
-}
+from cruijff_kit import csv_files, json_files, parquet_files
+from cruijff_kit.file_text import Reading
+from cruijff_kit.row_shapes import Summary
+
+COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # datasets unpacks them
 
 
-@cache
-def count_rows(path: Path) -> int | None:
-    """The rows of a data file; None where counting needs more than a look (parquet).
+def summary(path: Path, reading: Reading) -> Summary | None:
+    """What `path` holds; None where that takes more than a look (a compressed file, no pyarrow).
 
     Raises:
         OSError, ValueError: it cannot be read; the text says where.
     """
-    if path.suffix.lower() == ".parquet":
-        _check_parquet(path)
-        return None
-    return sum(1 for _ in rows(path))
+    stat = os.stat(path)
+    return _summary(path, reading, stat.st_size, stat.st_mtime_ns)
 
 
-@cache
-def columns(path: Path) -> frozenset[str] | None:
-    """The columns of the first row; None if there is none, or it takes more than a look."""
-    if path.suffix.lower() == ".parquet":
-        return None
-    first = next(rows(path), None)
-    return None if first is None else frozenset(first)
-
-
-def missing_columns(dataset: Mapping[str, Any], there: frozenset[str]) -> list[str]:
-    """The columns that the dataset component reads and the file lacks; none for a component that is not known."""
-    column_map = dataset.get("column_map") or {}
-    wanted = [column_map.get(name, name) for name in COLUMNS.get(str(dataset.get("_component_")), ())]
-    conversation = dataset.get("conversation_column")
-    return [name for name in [*wanted, *([conversation] if conversation else [])] if name not in there]
-
-
-def rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a .json, .jsonl or .csv file."""
-    if path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-        return
-    text = path.read_text(encoding="utf-8")
-    if path.suffix.lower() == ".json" and text.lstrip()[:1] == "[":
-        for number, row in enumerate(json.loads(text), 1):
-            yield _checked(row, f"row {number}")
-        return
-    # not splitlines: U+2028 within a text ends no line of JSON
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _checked(_parsed(line, number), f"line {number}")
-
-
-def _parsed(line: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
-
-
-def _checked(row: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: expected a mapping of columns to values, got {type(row).__name__}")
-    return row
-
-
-def _check_parquet(path: Path) -> None:
+@lru_cache(maxsize=256)
+def _summary(path: Path, reading: Reading, _size: int, _changed: int) -> Summary | None:
     with path.open("rb") as file:
-        if file.read(4) != b"PAR1":
-            raise ValueError("no parquet file: it does not start with PAR1")
+        start = file.read(8)
+    if start.startswith(COMPRESSED):
+        return None
+    if reading.source == "parquet":
+        return parquet_files.read(path)
+    return (csv_files if reading.source == "csv" else json_files).read(path, reading)

@@ -15,16 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import model_check, optimizer_check, prompt_check, slurm_scripts, task_check, training_cost, weight_check
+from cruijff_kit import model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find, output_dir_of
-from cruijff_kit.errors import Problem
+from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment
-from cruijff_kit.generate import Plan
+from cruijff_kit.plan import Plan
 from cruijff_kit.model_check import Model
-from cruijff_kit.sweep import Run, is_parameter, torchtune_key
-from cruijff_kit.training_checks import Fault, places
+from cruijff_kit.sweep import Run
+from cruijff_kit.training_checks import place_of
 from cruijff_kit.training_cost import Memory, Rows
-from cruijff_kit.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from cruijff_kit.prompt_check import PromptReport
@@ -93,7 +92,7 @@ class DeepReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [problem.as_dict() for problem in self.problems],
             "runs": [run.as_dict() for run in self.runs],
             "disk": asdict(self.disk),
             "prompts": [prompt.as_dict() for prompt in self.prompts],
@@ -128,10 +127,9 @@ class _Check:
         self.prompts: dict[str, PromptReport] = {}
         self._made = made
         self._faults: dict[Fault, None] = {}
-        self._gpus = _gpus(made)
 
     def summary(self, run: Run) -> RunSummary:
-        config, gpus = run.config, self._gpus if run.recipe.endswith("_distributed") else 1
+        config, gpus = run.config, self._made.gpus
         here = RunSummary(run.id, run.params, str(config.get("device")), gpus)
         folder = self._weights_folder(run)
         data = self._data(run, folder)
@@ -177,40 +175,14 @@ class _Check:
 
     def problems(self) -> Iterator[Problem]:
         experiment = self._made.experiment
-        where = places(experiment)
         for fault in self._faults:
-            yield experiment.source.problem(_place(experiment, where, fault.name), fault.what, fault.fix, fault.level)
+            yield experiment.source.problem(place_of(experiment, fault.name), fault.what, fault.fix, fault.level)
 
 
 def _with_teacher(model: Model, config: Mapping[str, Any]) -> Model:
     """`model` with the weights of the model that it is distilled from, which lie beside its own."""
     teacher = model_check.build({**config, "model": config["teacher_model"]}, "") if config.get("teacher_model") else None
     return replace(model, weight_bytes=model.weight_bytes + teacher.weight_bytes) if isinstance(teacher, Model) else model
-
-
-def _place(experiment: Experiment, where: Mapping[str, KeyPath], name: str) -> KeyPath:
-    """The place in experiment.yaml of a parameter, or of a torchtune key: where it, or what lies about it, is set."""
-    framework = experiment.spec.framework_config
-    if name == "model_dir":
-        return ("framework_config", "model_dir" if framework.model_dir is not None else "base_config")
-    if name in where:
-        return where[name]
-    override, path = experiment.override, []
-    for part in name.split("."):
-        if not isinstance(override, Mapping) or part not in override:
-            break
-        override, path = override[part], [*path, part]
-    if path:
-        return ("controls", "_override", *path)
-    keys = {torchtune_key(each): place for each, place in where.items() if is_parameter(each) and (name != "model" or not each.startswith("lora_"))}
-    below = [place for key, place in keys.items() if key == name or key.startswith(f"{name}.")]
-    return tuple(os.path.commonprefix(below)) or ("framework_config", "base_config")
-
-
-def _gpus(made: Plan) -> int:
-    """The GPUs that the cluster profile of the generated scripts gives to a training."""
-    train = slurm_scripts.profile(made.old.cluster if made.old else "default").get("train") or {}
-    return max(1, (train.get("nodes") or 1) * (train.get("gpus_per_node") or 1))
 
 
 def _free(folder: Path) -> int:

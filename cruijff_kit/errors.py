@@ -38,6 +38,21 @@ class Problem:
         return "\n".join([head, *(f"  {line}" for line in body)])
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one composed config, and the parameter that would mend it.
+
+    Args:
+        reads: other torchtune keys that it depends on.
+    """
+
+    name: str
+    what: str
+    fix: str | None = None
+    level: str = "error"
+    reads: tuple[str, ...] = ()
+
+
 class CruijffKitError(Exception):
     """A fault of the user's, whose text is the whole message: exit code 1, no traceback."""
 

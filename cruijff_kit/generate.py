@@ -16,9 +16,8 @@ from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run
 
 
-def change(made: Plan, cluster: str | None = None) -> workspace.Change:
-    """What generate writes, whether or not it is there already; for the profile of last time if `cluster` is None."""
-    cluster = cluster or (made.old.cluster if made.old else "default")
+def change(made: Plan) -> workspace.Change:
+    """What generate writes, whether or not it is there already."""
     layout, composer, experiment = made.layout, made.composer, made.experiment
     files = {layout.multirun: multirun_config.render(composer)}
     links = {}
@@ -29,13 +28,13 @@ def change(made: Plan, cluster: str | None = None) -> workspace.Change:
             files[layout.eval_script(run.id)] = render(run)
         if link := composer.checkpoint_link(run.config):
             links[link] = composer.model_dir
-    profile = slurm_scripts.profile(cluster)
+    profile = slurm_scripts.profile(made.cluster)
     files[layout.script("train")] = slurm_scripts.render(experiment, made.all_runs, "train", profile)
     if evaluated:
         files[layout.script("eval")] = slurm_scripts.render(experiment, made.all_runs, "eval", profile)
         if experiment.spec.evaluation.baseline:
             files[layout.eval_script(BASELINE)] = inspect_eval.render_baseline(composer, made.runs[0])
-    files[layout.run_mapping] = _mapping_text(made, cluster)
+    files[layout.run_mapping] = _mapping_text(made)
     ids = [BASELINE, *(row.id for row in made.old.rows)] if made.old else []
     ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval")}
     idle = set(_idle_links(made.layout, ids, links))
@@ -64,13 +63,13 @@ def train_config_text(made: Plan, run: Run) -> str:
     return yaml_text.header(lines) + yaml_text.dump_yaml(run.config)
 
 
-def _mapping_text(made: Plan, cluster: str) -> str:
+def _mapping_text(made: Plan) -> str:
     """Like the old one to the letter if only the time would differ."""
     rows = [replace(made.rows[run.id], params=run.params) if run.id in made.rows else Row.of(run) for run in made.all_runs]
     there = {row.id for row in rows}
     rows += [row for name, row in {**made.rows, **made.retired}.items() if name not in there]
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, tuple(rows), cluster, made.keep_ids)
+    new = RunMapping(made.experiment.name, str(made.experiment.folder), now, tuple(rows), made.cluster, made.keep_ids)
     same = made.old and replace(new, generated_at=made.old.generated_at).render()
     return same if made.old and same == made.old.render() else new.render()
 
@@ -104,23 +103,23 @@ def generate(
     folder, force = Path(os.path.abspath(folder)), force or keep_ids
     made = wanted = None
     if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
-        made = plan(folder, force=force, keep_ids=keep_ids)
+        made = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster)
         if dry_run:
             return made
-        wanted = _checked(made, cluster, force, confirm)
+        wanted = _checked(made, force, confirm)
         confirm = _confirmed
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
         if made is None or made.layout.run_mapping.exists():  # another command may have written since
-            made, wanted = plan(folder, force=force, keep_ids=keep_ids), None
+            made, wanted = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster), None
         if not dry_run:
-            workspace.write(wanted or _checked(made, cluster, force, confirm), folder, made.layout.hidden)
+            workspace.write(wanted or _checked(made, force, confirm), folder, made.layout.hidden)
     return made
 
 
-def _checked(made: Plan, cluster: str | None, force: bool, confirm: Callable[[int], None]) -> workspace.Change:
+def _checked(made: Plan, force: bool, confirm: Callable[[int], None]) -> workspace.Change:
     """What there is to write, where nothing stands against it."""
-    wanted = change(made, cluster)
+    wanted = change(made)
     if conflict := occupied.conflict(made):
         raise CruijffKitError(conflict)
     differing = wanted.differing()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import inspect_tasks, run_mapping, sweep, training_checks
+from cruijff_kit import inspect_tasks, run_mapping, slurm_scripts, sweep, training_checks
 from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import ExperimentError, Problem
@@ -33,6 +33,7 @@ class Plan:
         retired: the rows of runs that the sweep had once, and whose numbers stay theirs.
         old: what run_mapping.yaml holds.
         keep_ids: a run keeps its number whatever is added before it or removed.
+        cluster: the profile of scripts/.
         warnings: what is no fault and should be known.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     retired: dict[str, Row]
     old: RunMapping | None
     keep_ids: bool
+    cluster: str
     warnings: list[Problem]
 
     @property
@@ -52,6 +54,11 @@ class Plan:
     @property
     def layout(self) -> Layout:
         return self.composer.layout
+
+    @property
+    def gpus(self) -> int:
+        """Those that a training has."""
+        return _gpus(self.composer, self.cluster)
 
     @property
     def all_runs(self) -> list[Run]:
@@ -69,7 +76,14 @@ class Plan:
         return again or next(_after(taken))
 
 
-def plan(folder: Path, to_run: bool = False, weights: bool = False, force: bool = False, keep_ids: bool = False) -> Plan:
+def plan(
+    folder: Path,
+    to_run: bool = False,
+    weights: bool = False,
+    force: bool = False,
+    keep_ids: bool = False,
+    cluster: str | None = None,
+) -> Plan:
     """Everything that generate would write for the experiment in `folder`, checked.
 
     Args:
@@ -77,6 +91,7 @@ def plan(folder: Path, to_run: bool = False, weights: bool = False, force: bool 
         weights: trainings are among them: weights that are missing are then an error.
         force: a run_mapping.yaml that cannot be read counts as none.
         keep_ids: runs that were there keep their numbers; so they do where run_mapping.yaml says so.
+        cluster: the profile of scripts/; None for that of last time.
 
     Raises:
         ExperimentError: every fault that was found.
@@ -91,17 +106,26 @@ def plan(folder: Path, to_run: bool = False, weights: bool = False, force: bool 
     if composer is None:
         _raise_errors(problems)
     composer = replace(composer, experiment=without(experiment, problems))  # what is sound is checked in the same report
+    try:
+        old = run_mapping.read(composer.layout, force)
+    except ExperimentError as error:
+        old, problems = None, [*problems, *error.problems]
+    cluster = cluster or (old.cluster if old else "default")
     points, faults = _compose(composer)
     if faults:
         composer = replace(composer, experiment=without(composer.experiment, faults))
         points, _ = _compose(composer)
     problems += faults
-    problems += training_checks.check_runs(composer, points, data=not to_run)
+    problems += training_checks.check_runs(composer, points, data=not to_run, gpus=_gpus(composer, cluster))
     problems += training_checks.check_weights(composer, points, weights)
     problems += training_checks.check_evaluable(composer, points)
     problems += _check_size(experiment, points)
     _raise_errors(problems)
-    return _numbered(composer, points, run_mapping.read(composer.layout, force), keep_ids, problems)
+    return _numbered(composer, points, old, keep_ids, cluster, problems)
+
+
+def _gpus(composer: Composer, cluster: str) -> int:
+    return slurm_scripts.gpus(cluster) if composer.recipe.endswith("_distributed") else 1
 
 
 def _follows(problem: Problem, form: Iterable[Problem]) -> bool:
@@ -149,7 +173,7 @@ def _compose_point(composer: Composer, params: Mapping, settings: Mapping) -> tu
     return (None if wrong else run), wrong
 
 
-def _numbered(composer: Composer, points: list[Run], old: RunMapping | None, keep_ids: bool, warnings: list[Problem]) -> Plan:
+def _numbered(composer: Composer, points: list[Run], old: RunMapping | None, keep_ids: bool, cluster: str, warnings: list[Problem]) -> Plan:
     """The plan of `points`: runs that came from overrides have numbers of their own, and a point equal to one has its."""
     keep_ids = keep_ids or (old is not None and old.keep_ids)
     there = old.rows if old else ()
@@ -166,7 +190,7 @@ def _numbered(composer: Composer, points: list[Run], old: RunMapping | None, kee
     others = [run for name, run in added.items() if name not in named]
     gone = [row for row in there if keep_ids and not row.added and row.id not in named]
     retired = {row.id: replace(row, retired=True) for row in gone}
-    return Plan(composer, runs, others, rows, retired, old, keep_ids, warnings)
+    return Plan(composer, runs, others, rows, retired, old, keep_ids, cluster, warnings)
 
 
 def _names(points: list[Run], numbers: Mapping[str, str], taken: set[str], keep_ids: bool) -> list[str]:

@@ -77,6 +77,12 @@ def profile(name: str) -> dict[str, Any]:
     return stages
 
 
+def gpus(cluster: str) -> int:
+    """The GPUs that a training has with the cluster profile of that name: one where it says none."""
+    train = profile(cluster).get("train") or {}
+    return max(1, (train.get("nodes") or 1) * (train.get("gpus_per_node") or 1))
+
+
 def _option_fault(name: str, key: str, value: Any) -> str | None:
     """What is wrong with an option of a profile, shown as `name`."""
     if key not in (*OPTIONS, "setup"):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import component_checks, data_files, override_checks, sweep, torchtune_catalog
-from cruijff_kit.config_tree import find, output_dir_of, unescape
-from cruijff_kit.errors import Problem
+from cruijff_kit import component_checks, override_checks, sweep, torchtune_catalog
+from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.dataset_checks import data_faults
+from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment, datasets
 from cruijff_kit.paths import run_id
 from cruijff_kit.sweep import Run, is_parameter, torchtune_key
@@ -39,15 +39,27 @@ def places(experiment: Experiment) -> dict[str, KeyPath]:
 
 
 def place_of(experiment: Experiment, name: str) -> KeyPath:
-    """Where what a fault names is set, or what sets it by default."""
-    key = torchtune_key(name)
+    """The place in experiment.yaml of a parameter or a torchtune key: where it, or what lies about it, is set last."""
+    framework, key = experiment.spec.framework_config, torchtune_key(name)
     if name == "model_format":
         return ("evaluation", name)
-    if find(experiment.override, key) is not None:  # it is merged last
-        return ("controls", "_override", *key.split("."))
-    if name == "model_dir" and experiment.spec.framework_config.model_dir is not None:
-        return ("framework_config", name)
-    return places(experiment).get(name, ("framework_config", "base_config"))
+    if name == "model_dir":
+        return ("framework_config", name if framework.model_dir is not None else "base_config")
+    override, path = experiment.override, []
+    for part in key.split("."):
+        if not isinstance(override, Mapping) or part not in override:
+            break
+        override, path = override[part], [*path, part]
+    if path and (not isinstance(override, Mapping) or len(path) == len(key.split("."))):
+        return ("controls", "_override", *path)
+    found = places(experiment)
+    if name in found:
+        return found[name]
+    if path:
+        return ("controls", "_override", *path)
+    keys = {torchtune_key(each): place for each, place in found.items() if is_parameter(each) and (name != "model" or not each.startswith("lora_"))}
+    below = [place for other, place in keys.items() if other == key or other.startswith(f"{key}.")]
+    return tuple(os.path.commonprefix(below)) or ("framework_config", "base_config")
 
 
 def check_names(composer: Composer) -> list[Problem]:
@@ -69,7 +81,7 @@ def check_names(composer: Composer) -> list[Problem]:
     set_keys = {torchtune_key(name): path for name, path in set_names.items()}
     for name, other in (("lora_rank", "lora_alpha"), ("lora_alpha", "lora_rank")):
         key, unset = torchtune_key(name), torchtune_key(other) not in set_keys or _left_out(experiment, name, other)
-        if key in set_keys and unset and not sweep.issweep.is_unknown(experiment, torchtune_key(other)):
+        if key in set_keys and unset and not sweep.is_unknown(experiment, torchtune_key(other)):
             fix = f"set {other} too: LoRA scales by lora_alpha / lora_rank" + ("\nlora_alpha: ${mul:2,${lora_rank}}" if other == "lora_alpha" else "")
             problems.append(problem(set_keys[key], f"'{name}' is set and '{other}' is not", fix))
     return problems + override_checks.check(composer)
@@ -105,21 +117,29 @@ def _is_path(experiment: Experiment, text: str) -> bool:
     return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
 
 
-def check_runs(composer: Composer, runs: list[Run], data: bool = True) -> list[Problem]:
+def check_runs(composer: Composer, runs: list[Run], data: bool = True, gpus: int = 1) -> list[Problem]:
     """Faults of the composed configs, each said once.
 
     Args:
         data: look into the local data files too.
+        gpus: those of a training job; a single-device recipe uses one.
     """
     experiment = composer.experiment
     problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
     for run in runs:
-        for fault in (*config_faults(experiment, run.config), *_unresolved(experiment, run.config), *(data_faults(run.config) if data else ())):
+        data_of_run = data_faults(run.config, run.recipe, gpus) if data else ()
+        for fault in (*config_faults(experiment, run.config), *_unresolved(experiment, run.config), *data_of_run):
             if sweep.is_unknown(experiment, torchtune_key(fault.name), *fault.reads):
                 continue
-            place = _value_place(experiment, run) if fault.name == "dataset" else place_of(experiment, fault.name)
+            place = _dataset_place(experiment, run, fault.name) if fault.name.split(".")[0] == "dataset" else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return [*problems, *component_checks.check(composer, runs, places(experiment))]
+
+
+def _dataset_place(experiment: Experiment, run: Run, name: str) -> KeyPath:
+    """Where a key of the dataset is set, or else the dataset."""
+    place = place_of(experiment, name)
+    return _value_place(experiment, run) if place == ("framework_config", "base_config") or name == "dataset" else place
 
 
 def _value_place(experiment: Experiment, run: Run) -> KeyPath:
@@ -159,21 +179,6 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
         yield Fault(name, f"{key} does not resolve: {str(error).splitlines()[0]}")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one composed config, and the parameter that would mend it.
-
-    Args:
-        reads: other torchtune keys that it depends on.
-    """
-
-    name: str
-    what: str
-    fix: str | None = None
-    level: str = "error"
-    reads: tuple[str, ...] = ()
-
-
 def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
     if experiment.spec.evaluation.enabled:
@@ -209,48 +214,6 @@ def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("_override", what, "checkpointer.output_dir: ${output_dir}/hf_model")
     if not isinstance(config.get("epochs"), int):
         yield Fault("epochs", f"epochs is {config.get('epochs')!r}: nothing says which checkpoint is the last")
-
-
-def data_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with the local data file of `config`, if it has one."""
-    dataset = config.get("dataset")
-    text = find(config, "dataset.data_files")
-    if not isinstance(text, str) or "://" in text or dataset.get("source") not in DATA_FILES.values():
-        return
-    path = Path(unescape(text))
-    try:
-        rows, there = data_files.count_rows(path), data_files.columns(path)
-    except FileNotFoundError:
-        yield Fault("dataset", f"dataset not found: {path}", "paths start at the folder of experiment.yaml")
-        return
-    except (OSError, ValueError, csv.Error) as error:
-        yield Fault("dataset", f"cannot read {path}: {error}")
-        return
-    missing = data_files.missing_columns(dataset, there) if there is not None else []
-    if missing:
-        what = f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(map(str, there)))}"
-        yield Fault("dataset", what, f"{dataset['_component_']} reads them; dataset.column_map gives them other names")
-    elif rows is not None and not dataset.get("packed"):
-        yield from _step_faults(config, rows)
-
-
-def _step_faults(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
-    """torchtune drops what does not fill a batch, and ends well without one optimizer step."""
-    sizes = [config.get(name) or 1 for name in ("batch_size", "gradient_accumulation_steps", "epochs")]
-    warmup, longest = find(config, "lr_scheduler.num_warmup_steps") or 0, config.get("max_steps_per_epoch") or 0
-    if not all(isinstance(size, int) and size >= 0 for size in [*sizes, warmup, longest]):
-        return  # said elsewhere
-    batch, accumulation, epochs = sizes
-    reads = ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps_per_epoch", "dataset")
-    steps = rows // batch // accumulation
-    if steps == 0:
-        what = f"{rows} rows are fewer than batch_size {batch} × gradient_accumulation_steps {accumulation}: no optimizer step would be taken"
-        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps", reads=reads)
-        return
-    total = min(steps, longest or steps) * epochs
-    if warmup >= total:
-        what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
-        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning", reads=reads)
 
 
 def check_evaluable(composer: Composer, runs: list[Run]) -> list[Problem]:

@@ -17,6 +17,13 @@ BAD = sorted(FOLDER.rglob("*.yaml"))
 FILES = {
     "model/config.json": "",
     "model/model.safetensors": "",
+    "data/empty.jsonl": "\n",
+    "data/numbers.csv": "input,output\n" + "Double: 2,4\n" * 4,
+    "data/nested.json": '{"data": [{"input": "a", "output": "b"}]}\n',
+    "data/nulls.jsonl": ('{"input": "a", "output": "b"}\n' * 2 + '\n{"input": "a", "output": null}\n{"input": "a"}\n') * 3,
+    "data/chat.jsonl": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 4
+    + '{"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}\n',
+    "data/odd [1].jsonl": '{"input": "a", "output": "b"}\n' * 4,
     "data/broken.json": '[{"input": "Capitalize: apple", "output": "Apple"},\n',
     "evals/broken.py": "from inspect_ai import task\n\n\n@task\ndef capitalize(:\n    return None\n",
     "evals/needs.py": "from inspect_ai import task\n\n\n@task\ndef needs(data, *, limit):\n    return None\n",

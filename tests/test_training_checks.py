@@ -10,8 +10,6 @@ import yaml
 
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.plan import plan
-from cruijff_kit.data_files import count_rows
-from cruijff_kit.sweep import Run
 from cruijff_kit.torchtune_config import weight_files
 from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK
 from tests.tiny_experiment import specification, write_experiment, write_spec
@@ -349,8 +347,7 @@ def test_a_dataset_that_is_not_parseable(folder):
     latin = folder / "data" / "latin.jsonl"
     latin.write_bytes(b'{"input": "\xe9"}\n')
     assert said(folder, controls={"dataset": "data/latin.jsonl"}) == (
-        f"experiment.yaml:10  controls.dataset\n  cannot read {latin}:"
-        " 'utf-8' codec can't decode byte 0xe9 in position 11: invalid continuation byte"
+        f"experiment.yaml:10  controls.dataset\n  cannot read {latin}: line 1: byte 0xe9 is no utf-8 text"
     )
 
 
@@ -413,9 +410,7 @@ def test_fewer_rows_than_one_step_takes(folder):
 def test_a_file_without_rows(folder, empty):
     (folder / "data" / "x.jsonl").write_text(empty)
     assert said(folder, controls={"dataset": "data/x.jsonl"}) == (
-        "experiment.yaml:6  framework_config.base_config\n"
-        "  0 rows are fewer than batch_size 2 × gradient_accumulation_steps 1: no optimizer step would be taken\n"
-        "  lower batch_size or gradient_accumulation_steps"
+        f"experiment.yaml:10  controls.dataset\n  {folder}/data/x.jsonl has no rows: datasets fails on it"
     )
 
 
@@ -442,23 +437,6 @@ def test_a_warm_up_that_never_ends_is_a_warning(folder, controls, total):
         f"  add under controls:\n    warmup_steps: {total // 10}"
     )
     assert said(folder, controls={**controls, "warmup_steps": total - 1}) == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "rows"),
-    [
-        ("x.jsonl", '{"a": 1}\n\n  \n{"a": 2}', 2),
-        ("x.jsonl", '{"a": "\u2028"}\r\n{"a": 2}\r\n', 2),
-        ("x.json", '[{"a": 1}, {"a": 2}, {"a": 3}]', 3),
-        ("x.json", '{"a": 1}\n{"a": 2}\n', 2),
-        ("x.json", '{"a": "\u2028"}\n{"a": 2}\n', 2),
-        ("x.json", '{"a": 1}', 1),
-        ("x.csv", 'a,b\n1,2\n"3\n4",5\n', 2),
-    ],
-)
-def test_the_rows_of_a_data_file(tmp_path, name, text, rows):
-    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    assert count_rows(tmp_path / name) in (rows, None)
 
 
 # Weights
