@@ -233,7 +233,8 @@ def test_a_fault_of_the_sections_that_may_be_there(tmp_path, section, expected):
     ],
 )  # fmt: skip
 def test_an_evaluation_that_is_enabled_needs_its_framework_and_tasks(tmp_path, old, new, expected):
-    assert faults(tmp_path, MINIMAL + EVALUATION.replace(old, new)) == f"experiment.yaml:6  {expected}"
+    line = 10 if new else 6  # where the key stands, or else its section
+    assert faults(tmp_path, MINIMAL + EVALUATION.replace(old, new)) == f"experiment.yaml:{line}  {expected}"
     assert loaded(tmp_path, MINIMAL + EVALUATION.replace(old, new).replace("true", "false"))
 
 
@@ -267,7 +268,7 @@ def test_a_fault_of_the_evaluation(tmp_path, old, new, expected):
     ("line", "expected"),
     {
         "checkpoint: best": "evaluation.checkpoint\n  unsupported checkpoint 'best'\n  supported: last",
-        "model_format: gguf": "evaluation.model_format\n  unsupported model_format 'gguf'\n  supported: hf",
+        "model_format: gguf": "evaluation.model_format\n  unsupported model_format 'gguf'\n  supported: hf or adapter",
         "backend: tgi": "evaluation.backend\n  unsupported backend 'tgi'\n  supported: hf",
         "dtype: int8": "evaluation.dtype\n  unsupported dtype 'int8'\n  supported: fp32, bf16 or fp16",
         "limit: 0": "evaluation.limit\n  expected greater than or equal to 1, got 0",

@@ -230,9 +230,9 @@ def test_a_control_that_does_not_resolve(folder, text, reason):
 
 
 def test_a_computed_mapping_or_list_is_a_plain_one(folder):
-    (run,) = composed(folder, controls={"optimizer.weight_decay": "${oc.create:[1, {a: 2}]}"})
-    assert run.config["optimizer"]["weight_decay"] == [1, {"a": 2}]
-    assert type(run.config["optimizer"]["weight_decay"]) is list
+    (run,) = composed(folder, controls={"optimizer.betas": "${oc.create:[1, {a: 2}]}"})
+    assert run.config["optimizer"]["betas"] == [1, {"a": 2}]
+    assert type(run.config["optimizer"]["betas"]) is list
 
 
 @pytest.mark.parametrize("text", ["${mul:2", "${mul:2,${lora_rank}"])
