@@ -17,6 +17,7 @@ from cruijff_kit.errors import ExperimentError, Problem, closest
 from cruijff_kit.yaml_source import KeyPath, YamlSource, read_yaml
 
 FILE_NAME = "experiment.yaml"
+MAX_PATH = 4096  # of Linux, in bytes
 
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -69,7 +70,7 @@ class Evaluation(_Section):
     enabled: bool = False
     framework: Literal["inspect"] | None = None
     tasks_dir: Text | None = None
-    tasks: list[EvaluationTask] = []
+    tasks: Annotated[list[EvaluationTask], Field(max_length=1000)] = []
     checkpoint: Literal["last"] = "last"
     model_format: Literal["hf"] = "hf"
     dtype: Dtype | None = None
@@ -94,7 +95,7 @@ class Specification(_Section):
     framework_config: FrameworkConfig
     variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = {}
     controls: dict[Text, Any] = {}
-    exclude: list[dict[Text, Any]] = []
+    exclude: Annotated[list[dict[Text, Any]], Field(max_length=1000)] = []
     evaluation: Evaluation = Evaluation()
     output: Output = Output()
 
@@ -137,6 +138,8 @@ class Experiment:
                 raise ValueError(str(error).splitlines()[0]) from None
         if "\0" in text:
             raise ValueError("a path cannot hold a null byte")
+        if len(text) > MAX_PATH:
+            raise ValueError(f"a path of more than {MAX_PATH:,} characters")
         try:
             return Path(os.path.abspath(self.folder / Path(text).expanduser()))
         except RuntimeError as error:  # `~name` of nobody
