@@ -49,6 +49,8 @@ def missing_columns(dataset: Mapping[str, Any], there: frozenset[str]) -> list[s
 
 def rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a .json, .jsonl or .csv file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("it is no file")  # a device is read for ever
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
             yield from csv.DictReader(file)
