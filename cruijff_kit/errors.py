@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+MAX_SHOWN = 500  # problems in the text of an error
+MAX_SHOWN_LETTERS = 2_000  # of what one of them is
 
 COMMAND_LINE = "command line"  # the `file` of a Problem with an override
 
@@ -33,7 +35,8 @@ class Problem:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         head = f"{place}  {self.key}" if self.key else place
-        what = self.what if self.level == "error" else f"{self.level}: {self.what}"
+        said = self.what if len(self.what) <= MAX_SHOWN_LETTERS else f"{self.what[:MAX_SHOWN_LETTERS]}…"
+        what = said if self.level == "error" else f"{self.level}: {said}"
         body = [what, *(self.fix or "").splitlines()]
         return "\n".join([head, *(f"  {line}" for line in body)])
 
@@ -70,7 +73,9 @@ class ExperimentError(CruijffKitError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        more = len(self.problems) - MAX_SHOWN
+        shown = [str(problem) for problem in self.problems[:MAX_SHOWN]] + ([f"and {more:,} more"] if more > 0 else [])
+        super().__init__("\n".join(shown))
 
     def as_dicts(self) -> list[dict[str, Any]]:
         return [problem.as_dict() for problem in self.problems]

@@ -18,6 +18,7 @@ from cruijff_kit.schema import EvaluationTask, Specification, related, validated
 from cruijff_kit.yaml_source import KeyPath, YamlSource, leaves, read_yaml
 
 FILE_NAME = "experiment.yaml"
+MAX_PATH = 4096  # of Linux, in bytes
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Experiment:
                 raise ValueError(str(error).splitlines()[0]) from None
         if "\0" in text:
             raise ValueError("a path cannot hold a null byte")
+        if len(text) > MAX_PATH:
+            raise ValueError(f"a path of more than {MAX_PATH:,} characters")
         try:
             return Path(os.path.abspath(self.folder / Path(text).expanduser()))
         except RuntimeError as error:  # `~name` of nobody

@@ -126,6 +126,8 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
     file = folder / task.file
     shown = str(Path(experiment.spec.evaluation.tasks_dir or "") / task.file)
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise OSError("it is no file")  # a device is read for ever
         text = file.read_bytes()  # Python knows its encoding
         found = functions(text)
     except FileNotFoundError:

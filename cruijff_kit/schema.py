@@ -64,7 +64,7 @@ class Evaluation(_Section):
     enabled: bool = False
     framework: Literal["inspect"] | None = None
     tasks_dir: Text | None = None
-    tasks: list[EvaluationTask] = []
+    tasks: Annotated[list[EvaluationTask], Field(max_length=1000)] = []
     checkpoint: Literal["last"] = "last"
     model_format: Literal["hf", "adapter"] = "hf"
     dtype: Dtype | None = None
@@ -89,7 +89,7 @@ class Specification(_Section):
     framework_config: FrameworkConfig
     variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = {}
     controls: dict[Text, Any] = {}
-    exclude: list[dict[Text, Any]] = []
+    exclude: Annotated[list[dict[Text, Any]], Field(max_length=1000)] = []
     evaluation: Evaluation = Evaluation()
     output: Output = Output()
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -22,6 +22,9 @@ from cruijff_kit.errors import ExperimentError, Problem
 KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
+MAX_KEYS = 1_000  # of one mapping
+MAX_TEXT = 100_000  # characters of one text
+MAX_INTERPOLATED = 20_000  # characters of all texts with `${`: OmegaConf reads thirty of them in a millisecond
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ class _Plain:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._nodes = 0
+        self._interpolated = 0
 
     def convert(self, node: Node, path: KeyPath) -> Any:
         self._count(path)
@@ -178,6 +182,8 @@ class _Plain:
             if name in own:
                 self._fault((*path, name), f"the key '{name}' is there twice, the first time in line {own[name][0]}", line=line)
             own.setdefault(name, (line, item))
+        if len(own) + len(merged) > MAX_KEYS:
+            self._stop(path, f"a mapping of more than {MAX_KEYS:,} keys")
         return {**{name: item for name, item in merged.items() if name not in own}, **own}
 
     def _merged(self, node: Node, path: KeyPath) -> Iterator[tuple[str, tuple[int, Node]]]:
@@ -210,12 +216,19 @@ class _Plain:
         if isinstance(value, int) and abs(value) >= 2**64:
             self._fault(path, "a whole number of more than 64 bits")
             return 0
+        if isinstance(value, str):
+            self._interpolated += len(value) if "${" in value else 0
+            if len(value) > MAX_TEXT or self._interpolated > MAX_INTERPOLATED:
+                self._stop(path, f"more than {MAX_TEXT:,} characters" if len(value) > MAX_TEXT else "too many or too long interpolations")
         return value
 
     def _count(self, path: KeyPath) -> None:
         self._nodes += 1  # aliases are counted wherever they stand: a few of them make a small file huge
         if self._nodes > yaml_nodes.MAX_NODES or len(path) > yaml_nodes.MAX_DEPTH:
-            raise ExperimentError([Problem(self.file, yaml_nodes.TOO_LARGE, format_key(path), self.lines.get(path))])
+            self._stop(path, yaml_nodes.TOO_LARGE)
+
+    def _stop(self, path: KeyPath, what: str) -> NoReturn:
+        raise ExperimentError([*self.problems, Problem(self.file, what, format_key(path), self.lines.get(path))])
 
     def _fault(self, path: KeyPath, what: str, fix: str | None = None, line: int | None = None) -> None:
         self.problems.append(Problem(self.file, what, format_key(path), line or self.lines.get(path), fix))

@@ -203,6 +203,11 @@ def test_a_folder_is_no_task_file(tmp_path):
     )
 
 
+def test_a_device_is_no_task_file_and_is_not_read(tmp_path):
+    folder = evaluation_folder(tmp_path, "")
+    assert report(folder, [entry(file="/dev/zero")]).endswith("evaluation.tasks[0].file\n  /dev/zero cannot be read: it is no file")
+
+
 def test_the_folder_of_the_tasks_is_missing(tmp_path):
     assert report(tmp_path, [entry(), entry()]) == (
         "experiment.yaml:9  evaluation.tasks_dir\n  Evaluation tasks directory not found: evals/\n  mkdir -p evals/"

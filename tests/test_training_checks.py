@@ -235,6 +235,11 @@ def test_a_computed_mapping_or_list_is_a_plain_one(folder):
     assert type(run.config["optimizer"]["betas"]) is list
 
 
+def test_a_device_is_no_data_file_and_is_not_read(folder):
+    dataset = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json", "data_files": "/dev/zero", "split": "train"}
+    assert said(folder, controls={"dataset": dataset}).endswith("controls.dataset\n  cannot read /dev/zero: it is no file")
+
+
 @pytest.mark.parametrize("text", ["${mul:2", "${mul:2,${lora_rank}"])
 def test_a_control_whose_brackets_do_not_match(folder, text):
     said_of_it = said(folder, controls={"lora_alpha": text, "lora_rank": 8})

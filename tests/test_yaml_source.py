@@ -290,6 +290,19 @@ def test_what_would_keep_a_slow_parser_busy_is_read_or_refused_at_once():
     assert len(pairs.data["a"]) == 4000
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    {
+        "a:\n" + "".join(f"  k{number}: 1\n" for number in range(1001)): "experiment.yaml:1  a\n  a mapping of more than 1,000 keys",
+        f"a: {'x' * 100_001}\n": "experiment.yaml:1  a\n  more than 100,000 characters",
+        "a:\n" + f"- ${{{'x' * 5000}}}\n" * 4: "experiment.yaml:5  a[3]\n  too many or too long interpolations",
+    }.items(),
+    ids=["keys", "text", "interpolations"],
+)
+def test_what_nobody_writes_is_refused(text, expected):
+    assert fault(text) == expected
+
+
 def test_a_percent_sign_is_no_directive():
     assert parse("a: |\n  %YAML 1.1\nb: 5 %\n").data == {"a": "%YAML 1.1\n", "b": "5 %"}
 
