@@ -11,9 +11,14 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cruijff_kit import __version__
 from cruijff_kit.errors import CruijffKitError
+
+if TYPE_CHECKING:
+    from cruijff_kit.deep_check import DeepReport
+    from cruijff_kit.plan import Plan
 
 GENERATE_EPILOG = """\
 example:
@@ -27,6 +32,7 @@ exit code: 0 if nothing is wrong, 1 for an error, and with --strict for a warnin
 
 examples:
   cruijff-kit check .
+  cruijff-kit check . --deep
   cruijff-kit check . --json | jq '.problems[].what'
 """
 
@@ -110,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "check experiment.yaml as generate does, and write nothing"
     check = commands.add_parser("check", help=text, description=text, epilog=CHECK_EPILOG, formatter_class=raw)
     check.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    check.add_argument("--deep", action="store_true", help="build models, data and evaluation tasks too: runs your task files, needs torch")
     check.add_argument("--strict", action="store_true", help="a warning counts as an error")
     check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
     check.set_defaults(function=_check)
@@ -142,19 +149,38 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _check(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    from cruijff_kit.errors import ExperimentError
+    from cruijff_kit.errors import ExperimentError, strictly
     from cruijff_kit.plan import plan
 
     made = plan(arguments.dir)
-    if arguments.strict and made.warnings:
-        raise ExperimentError(made.warnings)
+    found, problems = made.as_dict(), made.warnings
+    if arguments.deep:
+        report = _deep_report(made, arguments.json)
+        found["deep"], problems = report.as_dict(), [*problems, *report.problems]
+    problems = strictly(problems) if arguments.strict else problems
+    wrong = any(problem.level == "error" for problem in problems)
     if arguments.json:
-        _print_json(made.as_dict())
-        return 0
-    for warning in made.warnings:
-        print(warning, file=sys.stderr)
+        _print_json({**found, "problems": [problem.as_dict() for problem in problems]})
+        return int(wrong)
+    if wrong:
+        raise ExperimentError(problems)
+    for problem in problems:
+        print(problem, file=sys.stderr)
     print(f"✓ No errors: {_count(made.runs, 'run')}, {_count(made.experiment.tasks, 'evaluation task')}")
     return 0
+
+
+def _deep_report(made: Plan, quiet: bool) -> DeepReport:
+    """What the deep check found, printed but for its problems."""
+    from rich.console import Console
+
+    from cruijff_kit.deep_check import deep_check
+    from cruijff_kit.deep_report import render
+
+    report = deep_check(made)
+    if not quiet:
+        render(report, Console())
+    return report
 
 
 def _print_json(values: object) -> None:
@@ -163,7 +189,7 @@ def _print_json(values: object) -> None:
     print(json.dumps(values, indent=2, ensure_ascii=False))
 
 
-def _print_plan(made, dry_run: bool) -> None:
+def _print_plan(made: Plan, dry_run: bool) -> None:
     for warning in made.warnings:
         print(warning, file=sys.stderr)
     layout, runs = made.layout, made.runs

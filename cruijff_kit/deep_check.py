@@ -101,12 +101,8 @@ class DeepReport:
         }
 
 
-def deep_check(made: Plan, strict: bool = False) -> DeepReport:
-    """Checks the runs of `made` with torch, torchtune and Inspect at hand.
-
-    Args:
-        strict: what would be a warning is an error.
-    """
+def deep_check(made: Plan) -> DeepReport:
+    """Checks the runs of `made` with torch, torchtune and Inspect at hand."""
     started = time.monotonic()
     model_check.torchtune_is_quiet()
     with task_check.start(made) as tasks:  # in processes of their own, while torch is imported here
@@ -115,8 +111,6 @@ def deep_check(made: Plan, strict: bool = False) -> DeepReport:
         disk = Disk(sum(run.checkpoint_bytes or 0 for run in runs), _free(made.layout.results))
         facts, task_problems = tasks.finish()
     problems = [*check.problems(), *task_problems, *_disk_problems(made.experiment, disk)]
-    if strict:
-        problems = [replace(problem, level="error") if problem.level == "warning" else problem for problem in problems]
     return DeepReport(problems, runs, disk, list(check.prompts.values()), facts, time.monotonic() - started)
 
 

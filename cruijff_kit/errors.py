@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 MAX_SHOWN = 500  # problems in the text of an error
@@ -79,6 +79,11 @@ class ExperimentError(CruijffKitError):
 
     def as_dicts(self) -> list[dict[str, Any]]:
         return [problem.as_dict() for problem in self.problems]
+
+
+def strictly(problems: Iterable[Problem]) -> list[Problem]:
+    """`problems` with each warning an error."""
+    return [replace(problem, level="error") if problem.level == "warning" else problem for problem in problems]
 
 
 def closest(name: str, names: Iterable[str], cutoff: int = 60) -> str | None:
