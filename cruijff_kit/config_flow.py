@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cruijff_kit.recipe_files import Family, Function, ancestors, is_static, methods_named
+from cruijff_kit.recipe_files import Family, Function, ancestors, config_parameters, is_static, methods_named
 from cruijff_kit.source_names import Definition, Import, Module, bindings, evaluate, last_name
 
 NodePath = tuple[str, ...]  # of a torchtune config; `*` is each entry of a list
@@ -18,6 +18,7 @@ Paths = frozenset[NodePath]
 
 NOTHING: Paths = frozenset()
 ENTRY = "*"
+DEEPEST = 4
 
 # They show a config, or look at what kind of value it is: that is no reading.
 SHOWING = {"log_config", "info", "debug", "warning", "log_rank_zero", "print", "to_yaml", "isinstance", "type", "bool", "resolve"}
@@ -72,23 +73,18 @@ class ConfigFlow(ast.NodeVisitor):
         self.module: Module
 
     def size(self) -> tuple[int, ...]:
-        values = (*self.variables.values(), *self.attributes.values(), *self.returns.values(), *self.made.values())
         sets = self.keys, self.handed, self.listed, self.taken, self.stored, self.functions
-        return *map(len, sets), sum(map(len, values))
+        maps = self.variables, self.attributes, self.returns, self.made
+        return *map(len, sets), *(sum(map(len, each.values())) for each in maps)
 
     def start(self, recipe: Module) -> None:
-        """torchtune's recipes, and those like them, call the whole config `cfg`; an entry of another's is under `parse`."""
-        for nodes in bindings(recipe).values():
-            for node in nodes:
-                if isinstance(node, ast.ClassDef):
-                    self.add_class(Definition(node, recipe))
-                elif isinstance(node, Function):
-                    self.functions[node] = recipe
+        for node in (node for nodes in bindings(recipe).values() for node in nodes):
+            if isinstance(node, ast.ClassDef):
+                self.add_class(Definition(node, recipe))
+            elif isinstance(node, Function):
+                self.functions[node] = recipe
         for function in self.functions:
-            names = [argument.arg for argument in function.args.args]
-            parsed = names[:1] if any(last_name(each) == "parse" for each in function.decorator_list) else []
-            for name in {*parsed, *names} & {*parsed, "cfg"}:
-                self.variables[function, name] = frozenset({()})
+            self.variables.update(((function, name), frozenset({()})) for name in config_parameters(function))
 
     def add_class(self, found: Definition) -> Family:
         if found.node not in self.families:
@@ -132,9 +128,15 @@ class ConfigFlow(ast.NodeVisitor):
         return self.named(self.key_of(nodes, key))
 
     def named(self, paths: Iterable[NodePath]) -> Paths:
-        paths = frozenset(paths)
+        paths = self.bounded(paths)
         self.keys |= paths
         return paths
+
+    def bounded(self, paths: Iterable[NodePath]) -> Paths:
+        """Without what a loop or a recursion would name for ever: such nodes count as handed on."""
+        paths = frozenset(paths)
+        self.handed.update(path[:DEEPEST] for path in paths if len(path) > DEEPEST)
+        return frozenset(path for path in paths if len(path) <= DEEPEST)
 
     def visit_Name(self, node: ast.Name) -> Paths:
         return self.variables.get((self.scope, node.id), NOTHING)
@@ -210,7 +212,7 @@ class ConfigFlow(ast.NodeVisitor):
     def visit_For(self, node: ast.For | ast.comprehension) -> Paths:
         nodes = self.visit(node.iter)
         self.listed |= nodes
-        self.bind(node.target, frozenset((*path, ENTRY) for path in nodes))
+        self.bind(node.target, self.bounded((*path, ENTRY) for path in nodes))
         for statement in getattr(node, "body", None) or getattr(node, "ifs", []):
             self.look_at(statement)
         return NOTHING

@@ -1,4 +1,4 @@
-"""Where a recipe and the classes that it is made of stand, found without importing any."""
+"""Where a recipe stands, and what it is made of: classes, methods, its config; found without importing any."""
 
 from __future__ import annotations
 
@@ -56,3 +56,10 @@ def methods_named(family: Family, name: str) -> list[Function]:
 
 def is_static(function: Function) -> bool:
     return any(last_name(each) == "staticmethod" for each in function.decorator_list)
+
+
+def config_parameters(function: Function) -> set[str]:
+    """The parameters of a recipe's function that are its whole config: `cfg`, as torchtune calls it, or what `parse` gives."""
+    names = [argument.arg for argument in function.args.args]
+    parsed = names[:1] if any(last_name(each) == "parse" for each in function.decorator_list) else []
+    return {*parsed, *({"cfg"} & set(names))}

@@ -184,6 +184,22 @@ def test_what_a_recipe_passes_to_a_component_beside_its_node(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def main(cfg):\n    while cfg.next:\n        cfg = cfg.next\n",
+        "def main(cfg):\n    main(cfg.next)\n",
+        "def main(cfg):\n    for each in cfg.next:\n        main(each)\n",
+        "def main(cfg):\n    return main(cfg.next).next\n",
+        "class Mine:\n    def run(self, cfg):\n        self.cfg = cfg\n        self.cfg = self.cfg.next\n",
+    ],
+)
+def test_a_config_that_is_followed_round_in_a_circle_comes_to_an_end(code, tmp_path):
+    found = reads(tmp_path, code)
+    assert found.may_read(("next",) * 9)
+    assert not found.may_read(("other",))
+
+
 def test_keys_that_a_recipe_puts_into_a_node_or_takes_out_of_it(tmp_path):
     code = """
     def main(cfg):
