@@ -33,12 +33,13 @@ def data_faults(config: Mapping[str, Any], recipe: str = "", gpus: int = 1) -> I
     faults = [fault for those, _ in found for fault in those]
     yield from faults
     rows = [count for _, count in found]
-    if nodes and None not in rows and not any(fault.level == "error" for fault in faults):
+    counted = nodes and None not in rows and not any(node.get("packed") for node in nodes)
+    if counted and not any(fault.level == "error" for fault in faults):
         yield from training_steps.step_faults(config, sum(rows), recipe, gpus)
 
 
 def dataset_rows(config: Mapping[str, Any]) -> int | None:
-    """How many samples an epoch has; None where that takes datasets (packed, remote or compressed files)."""
+    """How many rows the files have, before they are packed; None where that takes datasets (remote or compressed files)."""
     rows = [_look_into(node)[1] for node in _nodes(config)]
     return None if not rows or None in rows else sum(rows)
 
@@ -49,7 +50,7 @@ def _nodes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _look_into(node: Mapping[str, Any]) -> tuple[list[Fault], int | None]:
-    """The faults of one dataset, and the samples that it would have."""
+    """The faults of one dataset, and the rows that it would have."""
     if node.get("source") not in SOURCES:
         return [], None
     try:
@@ -95,7 +96,7 @@ def _looked_into(text: str, _stats: str) -> tuple[tuple[Fault, ...], int | None]
     rows = _taken(node, counts, faults)
     if not faults:
         faults += _row_faults(node, found, dataset_files.ranges_taken(_split(node), counts))
-    return tuple(faults), None if node.get("packed") else rows
+    return tuple(faults), rows
 
 
 def _path_faults(paths: Mapping[str, list[str]]) -> Iterator[Fault]:

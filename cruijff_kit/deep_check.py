@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.dataset_checks import dataset_rows
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.plan import Plan
-from cruijff_kit.model_check import Model
 from cruijff_kit.sweep import Run
 from cruijff_kit.training_checks import place_of
 from cruijff_kit.training_cost import Memory, Rows
+from cruijff_kit.training_steps import step_faults
 
 if TYPE_CHECKING:
     from cruijff_kit.prompt_check import PromptReport
@@ -127,8 +128,9 @@ class _Check:
         here = RunSummary(run.id, run.params, str(config.get("device")), gpus)
         folder = self._weights_folder(run)
         data = self._data(run, folder)
-        self._add(*training_cost.step_faults(config, data, gpus))
-        here = replace(here, steps=training_cost.steps(config, data, gpus), tokens=training_cost.tokens(config, data, gpus))
+        self._add(*_step_faults(config, data, run.recipe, gpus))
+        steps, tokens = (reckon(config, data, run.recipe, gpus) for reckon in (training_cost.steps, training_cost.tokens))
+        here = replace(here, steps=steps, tokens=tokens)
         model = model_check.build(config, run.recipe)
         if isinstance(model, Fault):
             self._add(model)
@@ -146,7 +148,7 @@ class _Check:
             weights=weights.state,
             optimizer=optimizer.name,
             checkpoint_bytes=training_cost.checkpoint_bytes(config, model, optimizer, _copied_bytes(folder)),
-            memory=training_cost.memory(config, _with_teacher(model, config), optimizer, data, gpus),
+            memory=training_cost.memory(config, model, optimizer, data, gpus),
         )
 
     def _weights_folder(self, run: Run) -> Path:
@@ -173,10 +175,11 @@ class _Check:
             yield experiment.source.problem(place_of(experiment, fault.name), fault.what, fault.fix, fault.level)
 
 
-def _with_teacher(model: Model, config: Mapping[str, Any]) -> Model:
-    """`model` with the weights of the model that it is distilled from, which lie beside its own."""
-    teacher = model_check.build({**config, "model": config["teacher_model"]}, "") if config.get("teacher_model") else None
-    return replace(model, weight_bytes=model.weight_bytes + teacher.weight_bytes) if isinstance(teacher, Model) else model
+def _step_faults(config: Mapping[str, Any], data: Rows, recipe: str, gpus: int) -> Iterator[Fault]:
+    """Of data that the plain check does not count."""
+    packed, number = find(config, "dataset.packed"), training_cost.samples(config, data)
+    if number is not None and (packed or dataset_rows(config) is None):
+        yield from step_faults(config, number, recipe, gpus, "packs" if packed else "rows")
 
 
 def _free(folder: Path) -> int:

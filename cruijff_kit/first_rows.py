@@ -6,7 +6,6 @@ A component that does not take torchtune's `source` and `split` is built as trai
 
 from __future__ import annotations
 
-import csv
 import inspect
 import re
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import data_files, offline
+from cruijff_kit import offline
+from cruijff_kit.dataset_checks import dataset_rows
 from cruijff_kit.config_tree import escape
-from cruijff_kit.torchtune_config import DATA_FILES
 
 ROWS = 8
 
@@ -137,13 +136,16 @@ def _as_it_is(node: Any, tokenizer: Any) -> FirstRows:
 
 def _of_files(node: Any, tokenizer: Any, source: _Source, parameters: set[str], cache: Path) -> FirstRows:
     """The first rows go into a file of their own, and the component reads that."""
+    from omegaconf import OmegaConf
+
+    rows = dataset_rows({"dataset": OmegaConf.to_container(node, resolve=True)})
     file = cache / "first_rows.parquet"
     _read(source, cache).to_parquet(file)
     for name in [name for name in node if name not in parameters and name != "_component_"]:
         node.pop(name)  # they were for reading the files
     node.source, node.split = "parquet", "train"
     node.data_files, node.cache_dir = escape(str(file)), escape(str(cache))
-    return FirstRows(_instantiate(node, tokenizer), source.start + 1, _count(source))
+    return FirstRows(_instantiate(node, tokenizer), source.start + 1, rows)
 
 
 def _read(source: _Source, cache: Path) -> Any:
@@ -159,27 +161,6 @@ def _read(source: _Source, cache: Path) -> Any:
     if not first:
         raise ValueError(f"{source.text} of {', '.join(source.files) or source.path} has no rows")
     return Dataset.from_list(first, features=rows.features)
-
-
-def _count(source: _Source) -> int | None:
-    """The rows of a single file, which a plain check has counted already, or whose footer says it."""
-    files = source.files
-    if len(files) != 1 or source.split is None or "%" in source.text or Path(files[0]).suffix.lower() not in DATA_FILES:
-        return None
-    if source.arguments.keys() - {"path", "data_files", "delimiter", "sep"}:
-        return None  # a field of a JSON file, or lines to skip
-    path = Path(files[0])
-    try:
-        rows = data_files.count_rows(path) if path.suffix.lower() != ".parquet" else _parquet_rows(path)
-    except (OSError, ValueError, csv.Error):
-        return None  # a glob, or another format than its name says: the rows themselves were read
-    return None if rows is None else _sliced(rows, source)
-
-
-def _parquet_rows(path: Path) -> int:
-    from pyarrow.parquet import read_metadata
-
-    return read_metadata(path).num_rows
 
 
 def _sliced(rows: int, source: _Source) -> int:

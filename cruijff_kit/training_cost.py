@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cruijff_kit.config_tree import find
 from cruijff_kit.model_check import Model, size
 from cruijff_kit.optimizer_check import Optimizer
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.training_steps import data_parallel, steps_per_epoch
 
 ASSUMED_LENGTH = 2048
 
@@ -27,41 +27,10 @@ class Rows:
     mean_tokens: float | None = None
 
 
-def steps(config: Mapping[str, Any], data: Rows, gpus: int = 1) -> int | None:
-    """Optimizer steps of the whole run, None where the rows are not known.
-
-    torchtune drops the batch that is not full and the accumulation that is not complete; a packed dataset's rows
-    are packs of max_seq_len tokens, whose number is about what the tokens fill.
-    """
-    rows = _packs(config, data) if find(config, "dataset.packed") else data.rows
-    if rows is None:
-        return None
-    an_epoch = -(-rows // gpus) // _number(config, "batch_size") // _number(config, "gradient_accumulation_steps")
-    return min(an_epoch, config.get("max_steps_per_epoch") or an_epoch) * _number(config, "epochs")
-
-
-def step_faults(config: Mapping[str, Any], data: Rows, gpus: int = 1) -> Iterator[Fault]:
-    """That no optimizer step would be taken, or all of them in warm-up: of data that takes torchtune to count.
-
-    Local files that are not packed are counted without it, by training_checks.
-    """
-    files = find(config, "dataset.data_files")
-    total = steps(config, data, gpus)
-    if total is None or (isinstance(files, str) and not files.endswith(".parquet") and not find(config, "dataset.packed")):
-        return
-    warmup = find(config, "lr_scheduler.num_warmup_steps") or 0
-    if total == 0:
-        rows = f"about {_packs(config, data):,} packs" if find(config, "dataset.packed") else f"{data.rows:,} rows"
-        batch, accumulation = _number(config, "batch_size"), _number(config, "gradient_accumulation_steps")
-        needed = f"batch_size {batch} × gradient_accumulation_steps {accumulation}" + (f" × {gpus} GPUs" if gpus > 1 else "")
-        what = f"{rows} are fewer than {needed}: no optimizer step would be taken"
-        yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps")
-    elif warmup >= total:
-        what = f"warm-up takes {warmup} steps and the run has {total}: the learning rate is never reached"
-        yield Fault("warmup_steps", what, f"add under controls:\n  warmup_steps: {total // 10}", level="warning")
-
-
-def _packs(config: Mapping[str, Any], data: Rows) -> int | None:
+def samples(config: Mapping[str, Any], data: Rows) -> int | None:
+    """What an epoch goes through: rows, or about as many packs of max_seq_len tokens as those fill; None if unknown."""
+    if not find(config, "dataset.packed"):
+        return data.rows
     length = find(config, "tokenizer.max_seq_len")
     if data.rows is None or data.mean_tokens is None or not length:
         return None
@@ -69,13 +38,20 @@ def _packs(config: Mapping[str, Any], data: Rows) -> int | None:
     return min(packs, find(config, "dataset.max_packs") or packs)
 
 
-def tokens(config: Mapping[str, Any], data: Rows, gpus: int = 1) -> int | None:
+def steps(config: Mapping[str, Any], data: Rows, recipe: str = "", gpus: int = 1) -> int | None:
+    """Optimizer steps of the whole run, None where the rows are not known."""
+    number = samples(config, data)
+    an_epoch = None if number is None else steps_per_epoch(config, number, recipe, gpus)
+    return None if an_epoch is None else an_epoch * _number(config, "epochs")
+
+
+def tokens(config: Mapping[str, Any], data: Rows, recipe: str = "", gpus: int = 1) -> int | None:
     """Tokens that go through the model in the whole run, padding apart; None where rows or their length are not known."""
-    taken = steps(config, data, gpus)
+    taken = steps(config, data, recipe, gpus)
     length = find(config, "tokenizer.max_seq_len") if find(config, "dataset.packed") else data.mean_tokens
     if taken is None or length is None:
         return None
-    return round(taken * _number(config, "batch_size") * _number(config, "gradient_accumulation_steps") * gpus * length)
+    return round(taken * _number(config, "batch_size") * _number(config, "gradient_accumulation_steps") * data_parallel(config, recipe, gpus) * length)
 
 
 def _number(config: Mapping[str, Any], name: str) -> int:

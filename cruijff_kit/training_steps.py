@@ -32,14 +32,16 @@ def steps_per_epoch(config: Mapping[str, Any], rows: int, recipe: str = "", gpus
     if not all(isinstance(size, int) and size > 0 for size in (batch, accumulation, *([] if most is None else [most]))):
         return None  # said elsewhere
     own = math.ceil(rows / data_parallel(config, recipe, gpus))
-    # the one recipe that keeps an incomplete batch
-    batches = math.ceil(own / batch) if recipe.endswith("knowledge_distillation_distributed") else own // batch
-    steps = batches // accumulation
+    steps = own // batch // accumulation
     return steps if most is None else min(steps, most)
 
 
-def step_faults(config: Mapping[str, Any], rows: int, recipe: str = "", gpus: int = 1) -> Iterator[Fault]:
-    """torchtune ends well without one optimizer step, and warms up for longer than it trains."""
+def step_faults(config: Mapping[str, Any], rows: int, recipe: str = "", gpus: int = 1, called: str = "rows") -> Iterator[Fault]:
+    """torchtune ends well without one optimizer step, and warms up for longer than it trains.
+
+    Args:
+        called: what the rows are: packs, of packed data.
+    """
     steps = steps_per_epoch(config, rows, recipe, gpus)
     if steps is None:
         return
@@ -48,7 +50,7 @@ def step_faults(config: Mapping[str, Any], rows: int, recipe: str = "", gpus: in
         sizes = f"batch_size {batch} × gradient_accumulation_steps {accumulation}"
         used = data_parallel(config, recipe, gpus)
         sizes += f" × {used} GPUs" if used > 1 else ""
-        what = f"{rows} rows are fewer than {sizes}: no optimizer step would be taken"
+        what = f"{rows:,} {called} are fewer than {sizes}: no optimizer step would be taken"
         yield Fault("gradient_accumulation_steps", what, "lower batch_size or gradient_accumulation_steps", reads=READS)
         return
     warmup, epochs = find(config, "lr_scheduler.num_warmup_steps") or 0, config.get("epochs") or 1

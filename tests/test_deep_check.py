@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from cruijff_kit import deep_report, model_check, optimizer_check
+from cruijff_kit.cli import main
 from cruijff_kit.deep_check import DeepReport, deep_check
 from cruijff_kit.errors import Problem
 from cruijff_kit.generate import plan
@@ -23,8 +24,8 @@ from tests.tiny_experiment import specification, write_spec
 RANK_1 = 2 * ((64 + 64) + (64 + 32) + (64 + 64) + 3 * (64 + 128))
 
 
-def checked(folder: Path, strict: bool = False) -> DeepReport:
-    return deep_check(plan(folder), strict)
+def checked(folder: Path) -> DeepReport:
+    return deep_check(plan(folder))
 
 
 def printed(report: DeepReport) -> str:
@@ -153,11 +154,20 @@ def test_checkpoints_of_more_than_the_free_disk_are_an_error(experiment, spec):
     assert Problem("experiment.yaml", what, "output.results_dir", None, fix) in report.problems
 
 
-def test_a_warning_is_an_error_where_that_is_asked_for(experiment, spec):
+def test_packed_data_that_fills_no_step_is_a_fault(experiment, spec):
+    spec["controls"] |= {"packed": True, "max_seq_len": 200, "batch_size": 4}
+    write_spec(experiment, spec)
+    whats = [problem.what for problem in checked(experiment).problems if "optimizer step" in problem.what]
+    assert whats == ["2 packs are fewer than batch_size 4 × gradient_accumulation_steps 1: no optimizer step would be taken"]
+
+
+def test_a_warning_is_an_error_where_that_is_asked_for(experiment, spec, capsys):
     spec["controls"]["max_seq_len"] = 27  # of 28 tokens
     write_spec(experiment, spec)
-    assert {problem.level for problem in checked(experiment).problems} == {"warning"}
-    assert {problem.level for problem in checked(experiment, strict=True).problems} == {"error"}
+    assert main(["check", str(experiment), "--deep"]) == 0
+    assert "controls.max_seq_len\n  warning: " in capsys.readouterr().err
+    assert main(["check", str(experiment), "--deep", "--strict"]) == 1
+    assert "controls.max_seq_len\n  8 of the first 8 rows" in capsys.readouterr().err
 
 
 def test_a_thousand_runs_share_what_they_have_in_common(experiment, spec, capsys):
@@ -181,6 +191,7 @@ def test_a_thousand_runs_share_what_they_have_in_common(experiment, spec, capsys
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
+from cruijff_kit.cli import main
 from cruijff_kit.deep_check import deep_check
 from cruijff_kit.generate import plan
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from cruijff_kit import optimizer_check, training_cost
-from cruijff_kit.training_checks import Fault
 from cruijff_kit.training_cost import Memory, Rows
 from tests.deep_configs import built, named, tiny, tiny_full
 from tests.tiny_llama import WORDS, write_tiny_data
 
+DISTRIBUTED = "lora_finetune_distributed"
 SIZES = {"batch_size": 2, "gradient_accumulation_steps": 3, "epochs": 2, "max_steps_per_epoch": None}
 
 
@@ -33,7 +33,7 @@ SIZES = {"batch_size": 2, "gradient_accumulation_steps": 3, "epochs": 2, "max_st
     ],
 )
 def test_steps_are_whole_batches_and_whole_accumulations_an_epoch(changes, rows, gpus, steps):
-    assert training_cost.steps({**SIZES, **changes}, Rows(rows), gpus) == steps
+    assert training_cost.steps({**SIZES, **changes}, Rows(rows), DISTRIBUTED, gpus) == steps
 
 
 def test_without_rows_neither_steps_nor_tokens_are_known():
@@ -43,7 +43,7 @@ def test_without_rows_neither_steps_nor_tokens_are_known():
 
 def test_tokens_are_those_of_the_rows_that_are_trained_on():
     assert training_cost.tokens(SIZES, Rows(17, 10.5)) == 4 * 6 * 10.5
-    assert training_cost.tokens(SIZES, Rows(48, 10.0), gpus=2) == 8 * 6 * 2 * 10
+    assert training_cost.tokens(SIZES, Rows(48, 10.0), DISTRIBUTED, 2) == 8 * 6 * 2 * 10
 
 
 def test_a_packed_dataset_has_as_many_rows_as_its_tokens_fill():
@@ -53,27 +53,6 @@ def test_a_packed_dataset_has_as_many_rows_as_its_tokens_fill():
     assert training_cost.steps(packed, Rows(240)) is None
     packed["dataset"]["max_packs"] = 12
     assert training_cost.steps(packed, Rows(240, 10.0)) == 2 * (12 // 6)
-
-
-def test_data_that_is_not_counted_elsewhere_is_found_to_take_no_step():
-    hub = {**SIZES, "dataset": {"source": "org/name"}}
-    fix = "lower batch_size or gradient_accumulation_steps"
-    what = "5 rows are fewer than batch_size 2 × gradient_accumulation_steps 3: no optimizer step would be taken"
-    assert list(training_cost.step_faults(hub, Rows(5))) == [Fault("gradient_accumulation_steps", what, fix)]
-    what = "5 rows are fewer than batch_size 2 × gradient_accumulation_steps 3 × 2 GPUs: no optimizer step would be taken"
-    assert list(training_cost.step_faults(hub, Rows(5), 2)) == [Fault("gradient_accumulation_steps", what, fix)]
-    packed = {**SIZES, "dataset": {"packed": True, "data_files": "a.jsonl"}, "tokenizer": {"max_seq_len": 100}}
-    what = "about 2 packs are fewer than batch_size 2 × gradient_accumulation_steps 3: no optimizer step would be taken"
-    assert list(training_cost.step_faults(packed, Rows(20, 10.0))) == [Fault("gradient_accumulation_steps", what, fix)]
-    assert list(training_cost.step_faults({**SIZES, "dataset": {"data_files": "a.jsonl"}}, Rows(5))) == []
-
-
-def test_a_warm_up_as_long_as_the_run_is_a_warning():
-    hub = {**SIZES, "dataset": {"source": "org/name"}, "lr_scheduler": {"num_warmup_steps": 4}}
-    what = "warm-up takes 4 steps and the run has 4: the learning rate is never reached"
-    fault = Fault("warmup_steps", what, "add under controls:\n  warmup_steps: 0", "warning")
-    assert list(training_cost.step_faults(hub, Rows(12))) == [fault]
-    assert list(training_cost.step_faults(hub, Rows(18))) == []
 
 
 @dataclass
