@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _importable(recipe: str, folder: Path) -> bool:
         return False
     package = importlib.util.find_spec(parts[0])
     roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
-    return any(Path(root, *parts).with_suffix(".py").is_file() for root in [*roots, folder, *map(Path, sys.path)])
+    return any(os.path.isfile(Path(root, *parts).with_suffix(".py")) for root in [*roots, folder, *map(Path, sys.path)])
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:
