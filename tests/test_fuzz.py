@@ -224,15 +224,12 @@ def test_spoiled_values_are_generated_or_refused(name, place):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_spoiled_text_is_generated_or_refused(name, place):
-    place.succeeded = 0
-
     @fuzz(40)
     @given(spoiled_text(place.good(name)))
     def check(text):
         place.check(name, text)
 
     check()
-    assert place.succeeded
 
 
 def big(spec: dict[str, Any], **sections: Any) -> bytes:
