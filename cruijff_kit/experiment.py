@@ -18,7 +18,7 @@ from cruijff_kit.schema import EvaluationTask, Specification, related, validated
 from cruijff_kit.yaml_source import KeyPath, YamlSource, leaves, read_yaml
 
 FILE_NAME = "experiment.yaml"
-MAX_PATH = 4096  # of Linux, in bytes
+MAX_PATH, MAX_NAME = 4096, 255  # of Linux, in bytes
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Experiment:
             raise ValueError("a path cannot hold a null byte")
         if len(text) > MAX_PATH:
             raise ValueError(f"a path of more than {MAX_PATH:,} characters")
+        if any(len(os.fsencode(part)) > MAX_NAME for part in text.split("/")):
+            raise ValueError(f"the name of a file has at most {MAX_NAME} bytes")
         try:
             return Path(os.path.abspath(self.folder / Path(text).expanduser()))
         except RuntimeError as error:  # `~name` of nobody

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ast
 import importlib.util
 import sys
@@ -25,7 +26,7 @@ def recipe_file(recipe: str, folder: Path) -> Path | None:
     package = importlib.util.find_spec(parts[0])
     roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
     paths = (Path(root, *parts).with_suffix(".py") for root in [*roots, folder, *map(Path, sys.path)])
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def ancestors(found: Definition) -> Iterator[Definition | None]:
@@ -43,7 +44,7 @@ def _recipe_class(name: str, user: Module) -> Definition | None:
     """torchtune's recipe class `name`; of two that share it, the one whose recipe `user` names."""
     text, found = Path(str(user.file)).read_text(encoding="utf-8"), []
     for recipe, path in torchtune_catalog.recipes().items():
-        if str(path) != user.file and path.is_file() and f"class {name}(" in path.read_text(encoding="utf-8"):
+        if str(path) != user.file and os.path.isfile(path) and f"class {name}(" in path.read_text(encoding="utf-8"):
             module = Module(f"recipes.{recipe.replace('/', '.')}", str(path), ())
             found += [(recipe in text, Definition(each, module)) for each in bindings(module).get(name, []) if isinstance(each, ast.ClassDef)]
     named = [definition for is_named, definition in found if is_named or len(found) == 1]

@@ -105,15 +105,18 @@ def _check_datasets(composer: Composer) -> list[Problem]:
         if not isinstance(composer.merged.get("dataset"), dict):
             what = f"{composer.base_name} has no single dataset that '{text}' could replace"
             problems.append(experiment.source.problem(path, what, "give the whole dataset as a mapping"))
-        elif not known and (_is_path(experiment, text) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)):
+        elif not known and (_is_path(composer, text) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text)):
             what = f"'{text}' is neither a Hub id nor a file of a known kind"
             problems.append(experiment.source.problem(path, what, f"files end in {', '.join(DATA_FILES)}"))
     return problems
 
 
-def _is_path(experiment: Experiment, text: str) -> bool:
-    """Whether a text that could be a Hub id is meant as a path: of something, or in a folder, that is there."""
-    path = experiment.path(text)
+def _is_path(composer: Composer, text: str) -> bool:
+    """Whether a text that could be a Hub id is meant as a path: of something, or in a folder, that is there or that generate makes."""
+    path, layout = composer.experiment.path(text), composer.layout
+    made = [layout.configs, layout.results, layout.eval_results, layout.hidden, layout.script("train").parent]
+    if any(path == each or path in each.parents or each in path.parents for each in made):
+        return True
     return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
 
 
@@ -242,7 +245,7 @@ def check_weights(composer: Composer, runs: list[Run], to_run: bool) -> list[Pro
         files = ["config.json", *files]
     link = composer.checkpoint_link(run.config)
     folder = Path(composer.model_dir) if link else output_dir_of(run.config, "checkpointer.checkpoint_dir")
-    missing = [name for name in files if not (folder / name).is_file()]
+    missing = [name for name in files if not os.path.isfile(folder / name)]  # false too of a name that no file can have
     if not missing:
         return []
     given = experiment.spec.framework_config.model_dir is not None

@@ -55,7 +55,7 @@ def _read(path: Path) -> str | None:
 
 
 def _link(path: Path) -> str | None:
-    return os.readlink(path) if path.is_symlink() else None
+    return os.readlink(path) if os.path.islink(path) else None  # which is false of a name that no file can have
 
 
 @contextmanager

@@ -128,6 +128,8 @@ def test_a_path_may_start_at_home_or_name_a_variable_of_the_environment(tmp_path
     [
         ("output:\n  configs_dir: ${oc.env:NOT_SET_ANYWHERE}/configs\n", 7, "output.configs_dir"),
         ("output:\n  results_dir: ${nothing}\n", 7, "output.results_dir"),
+        (f"output:\n  results_dir: {'é' * 128}\n", 7, "output.results_dir"),
+        (f"output:\n  results_dir: {'a/' * 2049}\n", 7, "output.results_dir"),
         (f"output:\n  results_dir: '{'${oc.env:' * 300}'\n", 7, "output.results_dir"),
     ],
 )

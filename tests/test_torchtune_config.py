@@ -409,6 +409,10 @@ def framework(folder: Path, **keys: Any) -> Path:
             {"base_config": LLAMA, "recipe": "zzzzzzzz"},
             "experiment.yaml:7  framework_config.recipe\n  recipe 'zzzzzzzz' not found",
         ),
+        (
+            {"base_config": LLAMA, "recipe": "z" * 300},
+            f"experiment.yaml:7  framework_config.recipe\n  recipe '{'z' * 300}' not found",
+        ),
     ],
 )
 def test_a_base_config_or_recipe_that_is_not_there(tmp_path, keys, expected):

@@ -175,6 +175,8 @@ def test_what_is_read_at_the_root_does_not_stand_below_checkpointer(folder):
         {"checkpointer": {"checkpoint_dir": 3}},
         {"checkpointer": {"checkpoint_dir": {"x": "${output_dir}/checkpoints"}}},
         {"max_steps_per_epoch": {"x": 1}},
+        {"checkpointer": {"checkpoint_dir": "n" * 300}},
+        {"checkpointer": {"checkpoint_files": ["n" * 300]}},
         {"checkpointer": {"checkpoint_files": {"a": 1}}},
         {"checkpointer": {"checkpoint_files": {"filename_format": "x{}", "max_filename": "many"}}},
         {"checkpointer": {"checkpoint_files": "model.safetensors"}},
@@ -233,6 +235,12 @@ def test_a_computed_mapping_or_list_is_a_plain_one(folder):
     (run,) = composed(folder, controls={"optimizer.betas": "${oc.create:[1, {a: 2}]}"})
     assert run.config["optimizer"]["betas"] == [1, {"a": 2}]
     assert type(run.config["optimizer"]["betas"]) is list
+
+
+@pytest.mark.parametrize("text", ["scripts", "configs", "results/x", "made"])
+def test_a_folder_that_generate_makes_is_no_hub_id_even_before_it_is_there(folder, text):
+    fault = said(folder, controls={"dataset": text}, output={"eval_results_dir": "made/scores"})
+    assert f"\n  '{text}' is neither a Hub id nor a file of a known kind\n" in fault
 
 
 def test_a_device_is_no_data_file_and_is_not_read(folder):
