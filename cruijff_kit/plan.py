@@ -119,7 +119,8 @@ def plan(
     problems += training_checks.check_runs(composer, points, data=not to_run, gpus=_gpus(composer, cluster))
     problems += training_checks.check_weights(composer, points, weights)
     problems += training_checks.check_evaluable(composer, points)
-    problems += _check_size(experiment, points)
+    if composer.experiment is experiment:
+        problems += _check_size(experiment, points)
     _raise_errors(problems)
     return _numbered(composer, points, old, keep_ids, cluster, problems)
 

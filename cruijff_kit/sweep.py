@@ -79,18 +79,22 @@ def check(experiment: Experiment) -> list[Problem]:
         problems += _check_variable(experiment, name, values)
     problems += _check_set_once(experiment)
     problems += _check_exclude(experiment)
+    problems += _check_total(experiment)
     return problems or _check_points(experiment)
 
 
-def _check_points(experiment: Experiment) -> list[Problem]:
-    """That there are points, and not more than anyone would wait for."""
-    problem = experiment.source.problem
+def _check_total(experiment: Experiment) -> list[Problem]:
+    """That there are not more points than anyone would wait for."""
     total = math.prod(len(values) for values in experiment.spec.variables.values())
     if total > MAX_POINTS:
         what, fix = f"{total:,} points: a sweep has at most {MAX_POINTS:,}, those included that are excluded", "list fewer values"
-        return [problem(("variables",), what, fix)]
+        return [experiment.source.problem(("variables",), what, fix)]
+    return []
+
+
+def _check_points(experiment: Experiment) -> list[Problem]:
     if next(points(experiment), None) is None:
-        return [problem(("exclude",), "every point of the sweep is excluded")]
+        return [experiment.source.problem(("exclude",), "every point of the sweep is excluded")]
     return []
 
 
