@@ -185,7 +185,7 @@ class _Checker:
             source = read_yaml(self.experiment.path(name))
         except (ExperimentError, ValueError):  # YAML that OmegaConf reads otherwise
             return None
-        return YamlSource(name, source.data, source.lines)
+        return None if source.problems else YamlSource(name, source.data, source.lines)
 
     def is_referred_to(self, path: KeyPath, config: Mapping[str, Any]) -> bool:
         """Whether a value of the config is of the key: `${name}`, or `${.name}`, which starts at its own node."""

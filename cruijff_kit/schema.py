@@ -108,7 +108,8 @@ STAND_INS: dict[str, Any] = {
 
 def validated(source: YamlSource) -> tuple[YamlSource, Specification, list[Problem]]:
     """`source` without what is wrong in it, what it specifies then, and what was wrong."""
-    problems: list[Problem] = []
+    problems = list(source.problems)
+    source = source.without(problem.path for problem in problems) if problems else source
     while True:
         try:
             # `controls:` with nothing below it is empty

@@ -32,6 +32,7 @@ class YamlSource:
     """The values of a YAML file, and the line (from 1) of each key and list entry.
 
     Args:
+        problems: what is in the file and cannot be a value of `data`, or is there twice.
         origins: where each value stands in the file; empty if everything is where it was.
         whole: the data of the file, where `data` lacks a part of it.
     """
@@ -39,6 +40,7 @@ class YamlSource:
     file: str
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(repr=False)
+    problems: tuple[Problem, ...] = ()
     origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict, repr=False)
     whole: Mapping[str, Any] | None = field(default=None, repr=False)
 
@@ -137,9 +139,7 @@ def parse_yaml(text: str, file: str) -> YamlSource:
         raise ExperimentError([Problem(file, "expected a mapping of keys to values", line=1)])
     plain = _Plain(file)
     data = plain.convert(root, ())
-    if plain.problems:
-        raise ExperimentError(plain.problems)
-    return YamlSource(file, data, plain.lines)
+    return YamlSource(file, data, plain.lines, tuple(plain.problems))
 
 
 class _Plain:
@@ -231,4 +231,4 @@ class _Plain:
         raise ExperimentError([*self.problems, Problem(self.file, what, format_key(path), self.lines.get(path))])
 
     def _fault(self, path: KeyPath, what: str, fix: str | None = None, line: int | None = None) -> None:
-        self.problems.append(Problem(self.file, what, format_key(path), line or self.lines.get(path), fix))
+        self.problems.append(Problem(self.file, what, format_key(path), line or self.lines.get(path), fix, path=path))

@@ -7,7 +7,10 @@ from cruijff_kit.yaml_source import MAX_BYTES, format_key, parse_yaml, read_yaml
 
 
 def parse(text: str):
-    return parse_yaml(text, "experiment.yaml")
+    source = parse_yaml(text, "experiment.yaml")
+    if source.problems:
+        raise ExperimentError(source.problems)
+    return source
 
 
 def fault(text: str) -> str:
