@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 
 from cruijff_kit import csv_files, json_files, parquet_files
 from cruijff_kit.file_text import Reading
@@ -24,8 +23,6 @@ def summary(path: Path, reading: Reading) -> Summary | None:
         OSError, ValueError: it cannot be read; the text says where.
     """
     stat = os.stat(path)
-    if not (S_ISREG(stat.st_mode) or S_ISDIR(stat.st_mode)):
-        raise ValueError("it is no file")  # a device is read for ever
     return _summary(path, reading, stat.st_size, stat.st_mtime_ns)
 
 

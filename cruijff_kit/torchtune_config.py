@@ -23,6 +23,7 @@ from cruijff_kit.experiment import Experiment
 from cruijff_kit.identity import identity
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.paths import Layout
+from cruijff_kit.recipe_files import recipe_file
 from cruijff_kit.recipe_source import Reads, recipe_reads
 from cruijff_kit.sweep import Run, torchtune_key
 
@@ -67,6 +68,13 @@ class Composer:
     def reads(self) -> Reads:
         """What the recipe reads of its config."""
         return recipe_reads(self.recipe, self.experiment.folder)
+
+    @cached_property
+    def merges_live_weights(self) -> bool:
+        """Whether the recipe merges LoRA when it saves as torchtune's do on one device: on a CPU into the weights that it goes on training."""
+        path = recipe_file(self.recipe, self.experiment.folder)
+        source = path.read_text(encoding="utf-8") if path else ""
+        return "get_merged_lora_ckpt" in source and "init_process_group" not in source
 
     def run(self, run_id: str, params: Mapping[str, Any], settings: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> Run:
         """The run of `settings`; `raw` is merged last of all, over `_override`."""

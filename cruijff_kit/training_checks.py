@@ -131,7 +131,7 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True, gpus: int
     problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
     for run in runs:
         data_of_run = data_faults(run.config, run.recipe, gpus) if data else ()
-        for fault in (*config_faults(experiment, run.config), *_unresolved(experiment, run.config), *data_of_run):
+        for fault in (*config_faults(experiment, run.config), *_cpu_faults(composer, run), *_unresolved(experiment, run.config), *data_of_run):
             if sweep.is_unknown(experiment, torchtune_key(fault.name), *fault.reads):
                 continue
             place = _dataset_place(experiment, run, fault.name) if fault.name.split(".")[0] == "dataset" else place_of(experiment, fault.name)
@@ -180,6 +180,16 @@ def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[F
         root = key.split(".")[0].split("[")[0]
         name = root if root in experiment.spec.controls else "_override"
         yield Fault(name, f"{key} does not resolve: {str(error).splitlines()[0]}")
+
+
+def _cpu_faults(composer: Composer, run: Run) -> Iterator[Fault]:
+    """Several epochs on a CPU with a recipe that saves a model which is wrong then, and that we have no other for."""
+    config = run.config
+    if config.get("device") != "cpu" or config.get("epochs") in (None, 1) or run.recipe != composer.recipe.replace(".", "/"):
+        return
+    if composer.merges_live_weights and torchtune_catalog.is_lora(config) and not config.get("save_adapter_weights_only"):
+        what = f"on a CPU {composer.recipe} merges LoRA into the weights that it goes on training: every epoch after the first starts wrong"
+        yield Fault("epochs", what, "train one epoch, or set save_adapter_weights_only: true, or train on a GPU", reads=("device", "save_adapter_weights_only"))
 
 
 def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:

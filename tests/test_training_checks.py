@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cruijff_kit import torchtune_catalog
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.plan import plan
 from cruijff_kit.torchtune_config import weight_files
@@ -243,9 +244,22 @@ def test_a_folder_that_generate_makes_is_no_hub_id_even_before_it_is_there(folde
     assert f"\n  '{text}' is neither a Hub id nor a file of a known kind\n" in fault
 
 
+def test_a_recipe_of_ones_own_that_merges_into_the_live_weights_is_no_recipe_for_a_cpu(folder):
+    source = torchtune_catalog.recipes()["lora_finetune_single_device"].read_text()
+    (folder / "mine.py").write_text(source)
+    framework = {"base_config": "base.yaml", "recipe": "mine", "model_dir": str(folder.parent / "model")}
+    assert said(folder, framework_config=framework, controls={"epochs": 2}) == (
+        "experiment.yaml:10  controls.epochs\n"
+        "  on a CPU mine merges LoRA into the weights that it goes on training: every epoch after the first starts wrong\n"
+        "  train one epoch, or set save_adapter_weights_only: true, or train on a GPU"
+    )
+    for controls in ({"epochs": 1}, {"epochs": 2, "save_adapter_weights_only": True}, {"epochs": 2, "device": "cuda"}):
+        assert said(folder, framework_config=framework, controls=controls) == ""
+
+
 def test_a_device_is_no_data_file_and_is_not_read(folder):
     dataset = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json", "data_files": "/dev/zero", "split": "train"}
-    assert said(folder, controls={"dataset": dataset}).endswith("controls.dataset\n  cannot read /dev/zero: it is no file")
+    assert "controls.dataset\n  dataset not found: /dev/zero\n" in said(folder, controls={"dataset": dataset})
 
 
 @pytest.mark.parametrize("text", ["${mul:2", "${mul:2,${lora_rank}"])
