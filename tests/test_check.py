@@ -115,3 +115,16 @@ def test_run_says_the_same_before_anything_starts(path, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert printed.replace(str(folder), "{folder}").replace(str(folder.parent), "{parent}") == expected
     assert listing(folder) == before
+
+
+def test_run_says_the_same_of_an_experiment_that_was_good_when_it_was_generated(folder, capsys):
+    assert main(["generate", str(folder)]) == 0
+    edit(folder, controls={"epoch": 1, "weight_decay": "much"}, evaluation={"generate": {"max_token": 4}})
+    before = listing(folder)
+    assert main(["check", str(folder)]) == 1
+    expected = capsys.readouterr().err
+    assert expected.count("experiment.yaml:") == 3
+    assert main(["run", str(folder), "--multirun"]) == 1
+    assert capsys.readouterr().err == expected
+    started = {name for name in listing(folder).keys() - before.keys() if not name.startswith(".cruijff-kit")}
+    assert started == set()
