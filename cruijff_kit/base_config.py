@@ -101,12 +101,14 @@ def _recipe_faults(experiment: Experiment, recipe: str) -> Iterator[Problem]:
 
 
 def _read_base(experiment: Experiment, path: Path) -> Config:
+    import yaml
+
     problem, place = experiment.source.problem, ("framework_config", "base_config")
     try:
         base = torchtune_catalog.read_config(path)
     except FileNotFoundError:
         raise ExperimentError([problem(place, f"base config not found: {path}", "`tune ls` lists torchtune's own")]) from None
-    except Exception as error:  # whatever is wrong with a YAML file of the user's
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ExperimentError([problem(place, f"cannot read {path}: {error}")]) from None
     if not isinstance(base, dict):
         raise ExperimentError([problem(place, f"{path} is no mapping")])

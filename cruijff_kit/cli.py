@@ -87,8 +87,8 @@ def _fault_of_ours() -> int:
 
     with tempfile.NamedTemporaryFile("w", prefix="cruijff-kit-", suffix=".log", delete=False) as log:
         log.write(traceback.format_exc())
-    last = traceback.format_exc().strip().splitlines()[-1]
-    print(f"cruijff-kit failed, and should not have: {last}\nplease report it with {log.name}", file=sys.stderr)
+    what = " ".join("".join(traceback.format_exception_only(sys.exception())).split())
+    print(f"cruijff-kit failed, and should not have: {what}\nplease report it with {log.name}", file=sys.stderr)
     return 3
 
 

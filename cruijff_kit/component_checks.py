@@ -9,7 +9,6 @@ source code cannot tell is passed over.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -227,7 +226,7 @@ def _missing(component: str) -> tuple[str, str | None]:
     """Why there is no such component, and what to do."""
     parts = component.split(".")
     if all(part.isidentifier() for part in parts):
-        if importlib.util.find_spec(parts[0]) is None and source_names.find(parts[0]) is source_names.Missing.ABSENT:
+        if source_names.installed(parts[0]) is None and source_names.find(parts[0]) is source_names.Missing.ABSENT:
             near = closest(parts[0], OURS, cutoff=85) if parts[0] not in OURS else None
             return f"{component} is of the package {parts[0]}, which is not installed", near or f"pip install {parts[0]}"
         for end in range(1, len(parts)):

@@ -6,6 +6,7 @@ reckons. Nothing is trained, no weight is read, and each distinct part of the co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
-from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import dataset_rows
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment
@@ -64,7 +65,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that the checkpoints of the whole sweep take, and that are free where they go."""
+    """Bytes that the checkpoints of the whole sweep will take beyond what is there, and that are free where they go."""
 
     needed: int
     free: int
@@ -106,10 +107,10 @@ def deep_check(made: Plan) -> DeepReport:
     """Checks the runs of `made` with torch, torchtune and Inspect at hand."""
     started = time.monotonic()
     model_check.torchtune_is_quiet()
-    with task_check.start(made) as tasks:  # in processes of their own, while torch is imported here
+    with contextlib.chdir(made.experiment.folder), task_check.start(made) as tasks:  # in processes of their own, while torch is imported here
         check = _Check(made)
         runs = [check.summary(run) for run in made.runs]
-        disk = Disk(sum(run.checkpoint_bytes or 0 for run in runs), _free(made.layout.results))
+        disk = Disk(sum(map(check.bytes_to_come, runs)), _free(made.layout.results))
         facts, task_problems = tasks.finish()
     problems = [*check.problems(), *task_problems, *_disk_problems(made.experiment, disk)]
     return DeepReport(problems, runs, disk, list(check.prompts.values()), facts, time.monotonic() - started)
@@ -126,7 +127,7 @@ class _Check:
     def summary(self, run: Run) -> RunSummary:
         config, gpus = run.config, self._made.gpus
         here = RunSummary(run.id, run.params, str(config.get("device")), gpus)
-        folder = self._weights_folder(run)
+        folder = self._made.composer.weights_folder(config) or Path(self._made.composer.model_dir)
         data = self._data(run, folder)
         self._add(*_step_faults(config, data, run.recipe, gpus))
         steps, tokens = (reckon(config, data, run.recipe, gpus) for reckon in (training_cost.steps, training_cost.tokens))
@@ -151,14 +152,12 @@ class _Check:
             memory=training_cost.memory(config, model, optimizer, data, gpus),
         )
 
-    def _weights_folder(self, run: Run) -> Path:
-        """Where the base weights lie: the checkpointer may name a link that generate has yet to make."""
-        composer = self._made.composer
-        own = None if composer.checkpoint_link(run.config) else output_dir_of(run.config, "checkpointer.checkpoint_dir")
-        return own or Path(composer.model_dir)
+    def bytes_to_come(self, run: RunSummary) -> int:
+        """What the run's checkpoints will take beyond what they take now."""
+        return max(0, (run.checkpoint_bytes or 0) - _bytes_below(self._made.layout.run_results(run.id)))
 
     def _data(self, run: Run, folder: Path) -> Rows:
-        key = model_check.part({**run.config, "output_dir": ""}, "tokenizer", "dataset")
+        key = f"{folder}\n{model_check.part({**run.config, 'output_dir': ''}, 'tokenizer', 'dataset')}"
         if key not in self.prompts:
             evaluated = self._made.experiment.spec.evaluation.enabled
             self.prompts[key] = prompt_check.check(run.config, evaluated, str(folder))
@@ -187,13 +186,20 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
+def _bytes_below(folder: Path) -> int:
+    """Bytes of the files below `folder`, links not followed."""
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sum(path.lstat().st_size for path in paths)
+
+
 @cache
 def _copied_bytes(folder: Path) -> int:
     """Bytes of the files beside the base weights, which torchtune copies into each checkpoint (0.6.1, copy_files)."""
     total = 0
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        sizes = [Path(root, name).stat().st_size for name in names if not name.startswith(".") and not name.endswith(NOT_COPIED)]
+        paths = [Path(root, name) for name in names if not name.startswith(".") and not name.endswith(NOT_COPIED)]
+        sizes = [path.stat().st_size for path in paths if path.is_file()]  # a link of a half-made download leads nowhere
         total += sum(size for size in sizes if size <= MAX_COPIED_BYTES)
     return total
 

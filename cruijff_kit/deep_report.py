@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cruijff_kit.visible_text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -48,11 +50,12 @@ def _lines(report: DeepReport) -> Iterator[str]:
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for index, heading in enumerate(left):
-        table.add_column(heading, overflow="fold", no_wrap=index == 0)
+        table.add_column(escape(heading), overflow="fold", no_wrap=index == 0)
     for heading in right:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
@@ -89,7 +92,9 @@ def gigabytes(size: int) -> str:
 def _disk(runs: Sequence[RunSummary], disk: Disk) -> str:
     unknown = sum(run.checkpoint_bytes is None for run in runs)
     least = f", those of {unknown} runs not counted" if unknown else ""
-    return f"Checkpoints of all {len(runs):,} runs: {gigabytes(disk.needed)} GB{least}; free: {gigabytes(disk.free)} GB"
+    total = sum(run.checkpoint_bytes or 0 for run in runs)
+    to_come = "" if disk.needed == total else f", {gigabytes(disk.needed)} GB of them to come"
+    return f"Checkpoints of all {len(runs):,} runs: {gigabytes(total)} GB{to_come}{least}; free: {gigabytes(disk.free)} GB"
 
 
 def _memory(run: RunSummary) -> Iterator[str]:
@@ -117,5 +122,5 @@ def _tasks(tasks: Sequence[TaskFacts]) -> Table:
     table = _table("Evaluation tasks", ["task"], ["samples"])
     table.add_column("first prompt", overflow="fold")
     for task in tasks:
-        table.add_row(escape(task.name), f"{task.samples:,}", escape(" ".join((task.first_prompt or "").split())[:200]))
+        table.add_row(escape(task.name), f"{task.samples:,}", escape(one_line(task.first_prompt or "", 200)))
     return table

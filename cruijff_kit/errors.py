@@ -12,6 +12,11 @@ MAX_SHOWN_LETTERS = 2_000  # of what one of them is
 COMMAND_LINE = "command line"  # the `file` of a Problem with an override
 
 
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: every control character, line breaks too, is written out."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault: where it stands, what it is, and how to mend it.
@@ -37,8 +42,8 @@ class Problem:
         head = f"{place}  {self.key}" if self.key else place
         said = self.what if len(self.what) <= MAX_SHOWN_LETTERS else f"{self.what[:MAX_SHOWN_LETTERS]}…"
         what = said if self.level == "error" else f"{self.level}: {said}"
-        body = [what, *(self.fix or "").splitlines()]
-        return "\n".join([head, *(f"  {line}" for line in body)])
+        body = [*what.splitlines(), *(self.fix or "").splitlines()]
+        return "\n".join(printable(line) for line in [head, *(f"  {line}" for line in body)])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -101,19 +103,18 @@ def generate(
             results of another, or writing failed.
     """
     folder, force = Path(os.path.abspath(folder)), force or keep_ids
+    if dry_run:
+        return plan(folder, force=force, keep_ids=keep_ids, cluster=cluster)
     made = wanted = None
     if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
         made = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster)
-        if dry_run:
-            return made
         wanted = _checked(made, force, confirm)
         confirm = _confirmed
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
         if made is None or made.layout.run_mapping.exists():  # another command may have written since
             made, wanted = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster), None
-        if not dry_run:
-            workspace.write(wanted or _checked(made, force, confirm), folder, made.layout.hidden)
+        workspace.write(wanted or _checked(made, force, confirm), folder, made.layout.hidden)
     return made
 
 
@@ -134,9 +135,17 @@ def _checked(made: Plan, force: bool, confirm: Callable[[int], None]) -> workspa
 
 def _only_adds_tasks(made: Plan, wanted: workspace.Change, differing: list[Path]) -> bool:
     """Whether the runs are as they were, with more to evaluate: nothing that differs then loses a line."""
-    if made.old is None or not made.layout.multirun.is_file():
+    import yaml
+
+    if made.old is None:
         return False
-    same = [(run.id, run.identity) for run in made.all_runs] == [(row.id, row.identity) for row in made.old.rows if not row.retired]
+    with suppress(OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):  # what cannot be read is no addition
+        return _adds_tasks(made, made.old, wanted, differing)
+    return False
+
+
+def _adds_tasks(made: Plan, old: RunMapping, wanted: workspace.Change, differing: list[Path]) -> bool:
+    same = [(run.id, run.identity) for run in made.all_runs] == [(row.id, row.identity) for row in old.rows if not row.retired]
     before = (torchtune_catalog.read_config(made.layout.multirun).get("evaluation") or {}).get("tasks") or []
     now = [task.name for task in made.experiment.spec.evaluation.tasks]
     others = [path for path in differing if path != made.layout.run_mapping]
@@ -153,7 +162,7 @@ def _differing_text(made: Plan, differing: list[Path]) -> str:
     names = [made.layout.relative(path) for path in differing]
     shown = "\n".join(f"  {name}" for name in names[:10])
     more = f"\n  and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"there already, and not what experiment.yaml asks for now:\n{shown}{more}\nnothing was written; to write them anew: cruijff-kit generate --force {made.experiment.folder}"
+    return f"there already, and not what experiment.yaml asks for now:\n{shown}{more}\nnothing was written; to write them anew: cruijff-kit generate --force {shlex.quote(str(made.experiment.folder))}"
 
 
 def check_place(generated: Path, folder: Path) -> None:
@@ -164,7 +173,7 @@ def check_place(generated: Path, folder: Path) -> None:
     """
     if generated != folder and not (generated.exists() and generated.samefile(folder)):
         raise CruijffKitError(
-            f"the folder was moved or copied: its configs were generated for {generated}\ncruijff-kit generate --force {folder}"
+            f"the folder was moved or copied: its configs were generated for {generated}\ncruijff-kit generate --force {shlex.quote(str(folder))}"
         )
 
 
@@ -176,7 +185,7 @@ def check_current(made: Plan) -> None:
     """
     folder, layout = made.experiment.folder, made.layout
     if made.old is None:
-        raise CruijffKitError(f"nothing was generated yet: cruijff-kit generate {folder}")
+        raise CruijffKitError(f"nothing was generated yet: cruijff-kit generate {shlex.quote(str(folder))}")
     check_place(Path(made.old.experiment_dir), folder)
     wanted = change(made)
     stale = [*wanted.needed().files, *wanted.needed().removals]
@@ -184,5 +193,5 @@ def check_current(made: Plan) -> None:
         names = ", ".join(layout.relative(path) for path in stale[:5]) + (", …" if len(stale) > 5 else "")
         raise CruijffKitError(
             f"experiment.yaml changed since generate, or a generated file was edited: {names}\n"
-            f"cruijff-kit generate --force {folder}"
+            f"cruijff-kit generate --force {shlex.quote(str(folder))}"
         )

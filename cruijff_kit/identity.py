@@ -21,8 +21,8 @@ def normalised(config: Mapping[str, Any], folder: Path) -> Config:
 def identity(config: Mapping[str, Any], folder: Path) -> str:
     """Digest of what `config` trains, wherever it lies."""
     where = _model_place(config), str(folder)
-    texts = [_text(key, node, *where) for key, node in config.items() if key != "output_dir"]
-    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
+    texts = [_text(key, config[key], *where) for key in sorted(config) if key != "output_dir"]
+    return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:16]  # as json.dumps of the whole
 
 
 def _model_place(config: Mapping[str, Any]) -> str | None:
@@ -33,7 +33,7 @@ def _model_place(config: Mapping[str, Any]) -> str | None:
 
 @PerNode
 def _text(key: str, node: Any, model: str | None, folder: str) -> str:
-    return json.dumps([key, _normalised(key, node, model, folder)], sort_keys=True, default=str)
+    return f"{json.dumps(key)}: {json.dumps(_normalised(key, node, model, folder), sort_keys=True, default=str)}"
 
 
 def _normalised(key: str, node: Any, model: str | None, folder: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.schema import EvaluationTask
+from cruijff_kit.source_names import installed
 from cruijff_kit.torchtune_catalog import component_exists
 
 
@@ -29,13 +29,8 @@ class TaskFunction:
     var_keyword: bool
 
 
-def functions(text: str | bytes) -> dict[str, TaskFunction]:
-    """The top-level functions of a task file by name.
-
-    Raises:
-        SyntaxError: `text` is no Python.
-    """
-    tree = ast.parse(text)
+def functions(tree: ast.Module) -> dict[str, TaskFunction]:
+    """The top-level functions of a task file by name."""
     names = _assigned(tree, set(_task_names(tree)))
     found = {}
     for node in tree.body:
@@ -128,8 +123,8 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise OSError("it is no file")  # a device is read for ever
-        text = file.read_bytes()  # Python knows its encoding
-        found = functions(text)
+        tree = ast.parse(file.read_bytes())  # Python knows its encoding
+        found = functions(tree)
     except FileNotFoundError:
         files = [entry.name for entry in folder.glob("*.py")]
         return [problem((*path, "file"), f"task file not found: {shown}", closest(task.file, files))]
@@ -137,7 +132,7 @@ def _check_task(experiment: Experiment, folder: Path, index: int, task: Evaluati
         return [problem((*path, "file"), f"{shown}:{error.lineno} is no Python: {error.msg}")]
     except (OSError, ValueError) as error:
         return [problem((*path, "file"), f"{shown} cannot be read: {error}")]
-    missing = _missing_imports(ast.parse(text), file.parent)
+    missing = _missing_imports(tree, file.parent)
     problems = [problem((*path, "file"), f"{shown}:{line} imports {name}, which is not installed") for line, name in missing]
     function = found.get(task.function)
     if function is None:
@@ -163,14 +158,14 @@ def _missing_imports(tree: ast.Module, folder: Path) -> Iterator[tuple[int, str]
             top = name.split(".")[0]
             if top == "inspect_ai" or top in sys.stdlib_module_names or (folder / top).is_dir() or (folder / f"{top}.py").is_file():
                 continue
-            if importlib.util.find_spec(top) is None:
+            if installed(top) is None:
                 yield node.lineno, top
             elif isinstance(node, ast.ImportFrom) and not _is_module(name) and component_exists(name) is False:
                 yield node.lineno, name
 
 
 def _is_module(name: str) -> bool:
-    spec = importlib.util.find_spec(name.split(".")[0])
+    spec = installed(name.split(".")[0])
     roots = [Path(location).joinpath(*name.split(".")[1:]) for location in (spec and spec.submodule_search_locations) or []]
     return any(root.is_dir() or root.with_suffix(".py").is_file() for root in roots)
 
@@ -191,7 +186,7 @@ def _check_arguments(experiment: Experiment, index: int, task: EvaluationTask, f
 @cache
 def generate_settings() -> frozenset[str]:
     """The generation settings of the installed Inspect, from its source; empty if it is not installed."""
-    package = importlib.util.find_spec("inspect_ai")
+    package = installed("inspect_ai")
     if package is None or package.origin is None:
         return frozenset()
     tree = ast.parse(Path(package.origin).with_name("model").joinpath("_generate_config.py").read_text(encoding="utf-8"))

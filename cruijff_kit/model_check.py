@@ -15,7 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import torchtune_catalog
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.errors import Fault
+from cruijff_kit.visible_text import message
 
 if TYPE_CHECKING:
     import torch
@@ -123,9 +124,9 @@ def _build(text: str, dtype: str) -> Model | Fault:
         with meta_device(dtype):
             quantized = _quantizes(node)
             built = instantiate(OmegaConf.create({**node, "quantize_base": False} if quantized else node))
-        return _facts(built, dtype, quantized)
     except Exception as error:  # a component raises what it likes at arguments that do not fit
-        return Fault("model", f"torchtune cannot build the model: {one_line(error)}", f"the arguments of {node['_component_']} stand below model")
+        return Fault("model", f"torchtune cannot build the model: {message(error)}", f"the arguments of {node['_component_']} stand below model")
+    return _facts(built, dtype, quantized)
 
 
 def torchtune_is_quiet() -> None:
@@ -150,11 +151,6 @@ def torch_dtype(dtype: str) -> torch.dtype:
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 400 else f"{text[:400]}…"
 
 
 def _quantizes(node: Mapping[str, Any]) -> bool:

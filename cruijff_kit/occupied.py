@@ -12,6 +12,7 @@ from cruijff_kit.plan import Plan
 from cruijff_kit.sweep import Run
 
 SHOWN = 10
+TRAINING = "is the training"
 
 
 def conflict(made: Plan) -> str | None:
@@ -38,7 +39,7 @@ def _conflicts(made: Plan) -> Iterator[str]:
         if row is not None and row.identity == run.identity:
             continue
         use = _use(made, run.id)
-        if use and (row is not None or _trained_as_another(made, run)):
+        if use and (row is not None or use == TRAINING or _trained_as_another(made, run)):
             yield f"{run.id} {use} of {_shown(row.params) if row else 'another config'}, and would be {_shown(run.params)}"
 
 
@@ -49,7 +50,7 @@ def _shown(params: Mapping[str, Any]) -> str:
 def _use(made: Plan, run: str) -> str | None:
     """What a run's number is in use for."""
     if workspace.is_held(paths.training(made.experiment.folder, run)):
-        return "is the training"
+        return TRAINING
     results, scores = made.layout.run_results(run), made.layout.run_eval_results(run)
     if any(not path.is_symlink() for path in _entries(results)) or any(_entries(scores)):
         return "has the results"

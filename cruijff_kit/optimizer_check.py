@@ -5,7 +5,6 @@ They get parameters of the model's shapes that share one number: no weight is in
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit.model_check import Model, Shape, meta_device, one_line, part, size, torch_dtype
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.errors import Fault
+from cruijff_kit.model_check import Model, Shape, meta_device, part, size, torch_dtype
+from cruijff_kit.visible_text import message
 
 if TYPE_CHECKING:
     import torch
@@ -49,21 +49,11 @@ def check(config: Mapping[str, Any], model: Model) -> Optimizer:
 @cache
 def _check(text: str, shapes: tuple[tuple[Shape, int], ...], dtype: str) -> Optimizer:
     nodes = json.loads(text)
-    faults = [fault for name in ("optimizer", "lr_scheduler", "loss") if (fault := _missing_package(name, nodes[name]))]
-    if not faults:
-        faults = list(_made(nodes, [shape for shape, _ in shapes], dtype))
+    faults = list(_made(nodes, [shape for shape, _ in shapes], dtype))
     name = str((nodes["optimizer"] or {}).get("_component_", "")).rpartition(".")[2]
     counted = None if faults else _state_bytes(nodes["optimizer"], shapes, dtype)
     known = counted if counted is not None else by_name(name, shapes, dtype)
     return Optimizer(name, known, counted is not None, bool(nodes["optimizer_in_bwd"]), tuple(faults))
-
-
-def _missing_package(name: str, node: Any) -> Fault | None:
-    component = node.get("_component_") if isinstance(node, dict) else None
-    package = str(component or "").partition(".")[0]
-    if not package or importlib.util.find_spec(package) is not None:
-        return None
-    return Fault(f"{name}._component_", f"{component} needs the package {package}, which is not installed", f"pip install {package}")
 
 
 def _made(nodes: Mapping[str, Any], shapes: list[Shape], dtype: str) -> Iterator[Fault]:
@@ -104,7 +94,7 @@ def _rejected(name: str, node: Any, error: Exception) -> Fault:
     named = [word for word in re.findall(r"\w+", str(error)) if word in arguments]
     component = arguments.get("_component_", name)
     here = "" if isinstance(error, (TypeError, ValueError, ImportError)) else " (on this machine)"
-    return Fault(f"{name}.{named[0]}" if named else name, f"{component} cannot be made{here}: {one_line(error)}")
+    return Fault(f"{name}.{named[0]}" if named else name, f"{component} cannot be made{here}: {message(error)}")
 
 
 def _state_bytes(node: Mapping[str, Any], shapes: tuple[tuple[Shape, int], ...], dtype: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 from cruijff_kit import inspect_tasks, run_mapping, slurm_scripts, sweep, training_checks
 from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
-from cruijff_kit.errors import ExperimentError, Problem
+from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, read, without
 from cruijff_kit.parameters import parameter
 from cruijff_kit.paths import Layout, run_id, run_number
@@ -116,9 +116,11 @@ def plan(
         composer = replace(composer, experiment=without(composer.experiment, faults))
         points, _ = _compose(composer)
     problems += faults
-    problems += training_checks.check_runs(composer, points, data=not to_run, gpus=_gpus(composer, cluster))
-    problems += training_checks.check_weights(composer, points, weights)
-    problems += training_checks.check_evaluable(composer, points)
+    try:
+        gpus = _gpus(composer, cluster)
+    except CruijffKitError as error:
+        gpus, problems = 1, [*problems, Problem(f"cluster profile {cluster}", str(error))]
+    problems += training_checks.check_runs(composer, points, data=not to_run, to_run=weights, gpus=gpus)
     if composer.experiment is experiment:
         problems += _check_size(experiment, points)
     _raise_errors(problems)

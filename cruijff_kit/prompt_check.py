@@ -18,7 +18,7 @@ from cruijff_kit import offline, prompt_parity
 from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.first_rows import ROWS, FirstRows, NotHereError, first_rows
 from cruijff_kit.prompt_text import IGNORED, Decode, decoder, shown
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.errors import Fault
 from cruijff_kit.visible_text import one_line, said
 
 NOTE = "note"  # the level of what was not looked at
@@ -259,6 +259,8 @@ def _parity(rows: list[_Row], tokenizer: Any, theirs: Any, why: str, folder: Pat
     try:
         with unlimited(tokenizer):
             found = [prompt_parity.compare(tokenizer, each, theirs, folder, decode) for each in messages]
+    except (AttributeError, NameError, ImportError):  # another Inspect than we know
+        raise
     except Exception as error:  # a chat template may refuse the messages
         yield Fault("_override", f"{skipped}{said(error)}", _rest(error), NOTE)
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cruijff_kit.evaluate import has_chat_template, tokenizer_call_args
 from cruijff_kit.prompt_text import TRAINED, Decode
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.errors import Fault
 from cruijff_kit.visible_text import one_line
 
 if TYPE_CHECKING:

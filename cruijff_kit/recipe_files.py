@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cruijff_kit import torchtune_catalog
-from cruijff_kit.source_names import PLAIN_BASES, Definition, Module, bindings, last_name, lineage
+from cruijff_kit.source_names import PLAIN_BASES, Definition, Module, bindings, installed, last_name, lineage
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Family = list[ast.ClassDef]  # a class and its ancestors
@@ -23,7 +22,7 @@ def recipe_file(recipe: str, folder: Path) -> Path | None:
     parts = recipe.replace("/", ".").split(".")
     if not all(part.isidentifier() for part in parts):
         return None
-    package = importlib.util.find_spec(parts[0])
+    package = installed(parts[0])
     roots = [Path(location).parent for location in (package.submodule_search_locations or [])] if package else []
     paths = (Path(root, *parts).with_suffix(".py") for root in [*roots, folder, *map(Path, sys.path)])
     return next((path for path in paths if os.path.isfile(path)), None)

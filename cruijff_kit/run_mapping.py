@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,13 @@ class RunMapping:
         )
 
 
+def _row(values: Mapping[str, Any]) -> Row:
+    row = Row(**values)
+    if not re.fullmatch(r"run_\d+", str(row.id)) or not isinstance(row.params, Mapping) or not isinstance(row.identity, str):
+        raise ValueError(f"{row.id!r} is no row of a run")
+    return row
+
+
 def read(layout: Layout, force: bool = False) -> RunMapping | None:
     """The mapping of an experiment's folder, or None if nothing was generated there.
 
@@ -102,7 +110,7 @@ def read(layout: Layout, force: bool = False) -> RunMapping | None:
             data["experiment_name"],
             data["experiment_dir"],
             data["generated_at"],
-            tuple(Row(**row) for row in data["runs"]),
+            tuple(_row(row) for row in data["runs"]),
             data["cluster"],
             data.get("keep_ids", False),
         )

@@ -86,10 +86,17 @@ def _locate(path: str, seen: Seen) -> Found:
     return owner
 
 
-def _top_level(name: str) -> Module | Missing:
+def installed(name: str) -> ModuleSpec | None:
+    """What a top-level name would import; None if there is nothing, or only a script, which is imported without a spec."""
     try:
-        spec = importlib.util.find_spec(name) or PathFinder.find_spec(name, [os.getcwd()])
-    except ValueError:  # imported already, and without a spec: a script's __main__
+        return importlib.util.find_spec(name)
+    except ValueError:
+        return None
+
+
+def _top_level(name: str) -> Module | Missing:
+    spec = installed(name) or PathFinder.find_spec(name, [os.getcwd()])
+    if spec is None and name in sys.modules:
         return Missing.UNKNOWN
     return _module(name, spec) if spec else Missing.ABSENT
 

@@ -66,7 +66,7 @@ class TaskCheck:
         self._made, self._limit_s = made, limit_s
         evaluation = made.experiment.spec.evaluation
         self._tasks = evaluation.tasks if evaluation.enabled and _has_inspect() else []
-        self._outcomes: dict[int, dict[str, Any]] = {}
+        self._outcomes: dict[int, dict[str, Any] | Exception] = {}
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock, self._closed = threading.Lock(), False
         self._folder = tempfile.TemporaryDirectory(prefix="cruijff-kit-tasks-")
@@ -97,6 +97,8 @@ class TaskCheck:
         facts, problems = [], self._missing_inspect()
         for index, task in enumerate(self._tasks):
             outcome = self._outcomes[index]
+            if isinstance(outcome, Exception):
+                raise outcome
             if "samples" in outcome:
                 facts.append(TaskFacts(task.name, outcome["samples"], outcome["first_prompt"]))
             if problem := self._problem(index, task.name, outcome):
@@ -122,7 +124,10 @@ class TaskCheck:
         with contextlib.suppress(queue.Empty):
             while not self._closed:
                 index = self._waiting.get_nowait()
-                self._outcomes[index] = self._build(index)
+                try:
+                    self._outcomes[index] = self._build(index)
+                except Exception as error:  # a fault of ours, or of the machine: finish raises it
+                    self._outcomes[index] = error
 
     def _build(self, index: int) -> dict[str, Any]:
         """What the process says of the task, or how it ended without a word."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import torchtune_catalog
-from cruijff_kit.config_tree import Config, escape, find, is_computed, set_dotted, unescape
+from cruijff_kit.config_tree import Config, escape, find, is_computed, output_dir_of, set_dotted, unescape
 from cruijff_kit.errors import closest
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.identity import identity
@@ -154,10 +154,10 @@ class Composer:
                 self._set_dataset(config, settings[name])
             elif name.endswith("._component_"):
                 nested: Config = {}
-                set_dotted(nested, name, settings[name])
+                set_dotted(nested, name, copy.deepcopy(settings[name]))
                 _merge(config, nested)
             else:
-                set_dotted(config, torchtune_key(name), settings[name])
+                set_dotted(config, torchtune_key(name), copy.deepcopy(settings[name]))
         override = self.experiment.override
         _merge(_merge(config, {top: override[top]} if top in override else {}), raw)
         self._absolute_data_files(config)
@@ -195,10 +195,13 @@ class Composer:
 
     def unresolved(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """The computed settings that do not resolve, and why."""
+        names = [name for name, value in settings.items() if is_computed(value)]
+        if not names:
+            return {}
         from omegaconf.errors import OmegaConfBaseException
 
         scope, faults = {**self.base_settings, **settings}, {}
-        for name in (name for name, value in settings.items() if is_computed(value)):
+        for name in names:
             try:
                 self._computed(name, scope)
             except (OmegaConfBaseException, TypeError, ArithmeticError, RecursionError) as error:
@@ -208,6 +211,10 @@ class Composer:
     def key_fault(self, key: str) -> str | None:
         """Why nothing would read the torchtune key `key`: '' where no closest match is near, else None."""
         return key_fault(self.merged, key, self.reads)
+
+    def weights_folder(self, config: Mapping[str, Any]) -> Path | None:
+        """Where the base weights lie: the checkpointer may name a link that generate has yet to make. None if it names no folder."""
+        return Path(self.model_dir) if self.checkpoint_link(config) else output_dir_of(config, "checkpointer.checkpoint_dir")
 
     def checkpoint_link(self, config: Mapping[str, Any]) -> Path | None:
         """Where the config expects the base weights inside the run's own folder, if it does."""

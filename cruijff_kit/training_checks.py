@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cruijff_kit import component_checks, override_checks, sweep, torchtune_catalog
-from cruijff_kit.config_tree import find, output_dir_of
+from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import data_faults
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment, datasets
@@ -120,21 +122,32 @@ def _is_path(composer: Composer, text: str) -> bool:
     return text.startswith(".") or path.exists() or ("/" in text and path.parent.exists())
 
 
-def check_runs(composer: Composer, runs: list[Run], data: bool = True, gpus: int = 1) -> list[Problem]:
+def check_runs(composer: Composer, runs: list[Run], data: bool = True, to_run: bool = False, gpus: int = 1) -> list[Problem]:
     """Faults of the composed configs, each said once.
 
     Args:
         data: look into the local data files too.
+        to_run: trainings are about to start.
         gpus: those of a training job; a single-device recipe uses one.
     """
     experiment = composer.experiment
     problems: dict[Problem, None] = dict.fromkeys(() if experiment.left_out else _equal_points(composer, runs))
+    said, lacking = set(), cache(_lacking)
     for run in runs:
-        data_of_run = data_faults(run.config, run.recipe, gpus) if data else ()
-        for fault in (*config_faults(experiment, run.config), *_cpu_faults(composer, run), *_unresolved(experiment, run.config), *data_of_run):
-            if sweep.is_unknown(experiment, torchtune_key(fault.name), *fault.reads):
+        faults = itertools.chain(
+            config_faults(experiment, run.config),
+            _cpu_faults(composer, run),
+            _unresolved(experiment, run.config),
+            _weight_faults(composer, to_run, lacking, run.config),
+            data_faults(run.config, run.recipe, gpus) if data else (),
+        )
+        for fault in faults:
+            about_data = fault.name.split(".")[0] == "dataset"
+            key = fault, str(run.params.get("dataset")) if about_data else None
+            if key in said or sweep.is_unknown(experiment, torchtune_key(fault.name), *fault.reads):
                 continue
-            place = _dataset_place(experiment, run, fault.name) if fault.name.split(".")[0] == "dataset" else place_of(experiment, fault.name)
+            said.add(key)
+            place = _dataset_place(experiment, run, fault.name) if about_data else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
     return [*problems, *component_checks.check(composer, runs, places(experiment))]
 
@@ -195,6 +208,7 @@ def _cpu_faults(composer: Composer, run: Run) -> Iterator[Fault]:
 def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with `config` on its own."""
     if experiment.spec.evaluation.enabled:
+        yield from _evaluable_faults(config)
         yield from _output_faults(config)
         yield from _format_faults(experiment.spec.evaluation.model_format, config)
     if find(config, "dataset.packed") and find(config, "tokenizer.max_seq_len") is None:
@@ -229,37 +243,34 @@ def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault("epochs", f"epochs is {config.get('epochs')!r}: nothing says which checkpoint is the last")
 
 
-def check_evaluable(composer: Composer, runs: list[Run]) -> list[Problem]:
+def _evaluable_faults(config: Mapping[str, Any]) -> Iterator[Fault]:
     """Evaluation needs Hugging Face checkpoints."""
-    experiment = composer.experiment
-    if not runs or not experiment.spec.evaluation.enabled or sweep.is_unknown(experiment, "checkpointer._component_"):
-        return []
-    if find(runs[0].config, "checkpointer._component_") == HF_CHECKPOINTER:
-        return []
-    what = "evaluation needs a Hugging Face checkpointer, and the base config has another"
-    return [experiment.source.problem(("controls",), what, HF_CHECKPOINTER_BLOCK)]
+    component = find(config, "checkpointer._component_")
+    if component != HF_CHECKPOINTER:
+        yield Fault("checkpointer._component_", f"evaluation needs a Hugging Face checkpointer, and this is {component}", HF_CHECKPOINTER_BLOCK)
 
 
-def check_weights(composer: Composer, runs: list[Run], to_run: bool) -> list[Problem]:
+def _weight_faults(composer: Composer, to_run: bool, lacking: Callable[..., list[str]], config: Mapping[str, Any]) -> Iterator[Fault]:
     """Weight files that the checkpointer names and its folder lacks.
 
     Args:
         to_run: training is about to start; otherwise missing weights that may still be downloaded are a warning.
     """
-    experiment, problem = composer.experiment, composer.experiment.source.problem
-    if not runs or sweep.is_unknown(experiment, "model_dir", "checkpointer.checkpoint_files", "checkpointer.checkpoint_dir"):
-        return []
-    run = runs[0]
-    files = weight_files(find(run.config, "checkpointer.checkpoint_files")) or []
-    if find(run.config, "checkpointer._component_") == HF_CHECKPOINTER:
+    files, folder = weight_files(find(config, "checkpointer.checkpoint_files")), composer.weights_folder(config)
+    if files is None:
+        yield Fault("checkpointer.checkpoint_files", "expected a list of file names, or filename_format and max_filename")
+    if folder is None:
+        yield Fault("checkpointer.checkpoint_dir", f"expected a folder, got {find(config, 'checkpointer.checkpoint_dir')!r}")
+    if files is None or folder is None:
+        return
+    if find(config, "checkpointer._component_") == HF_CHECKPOINTER:
         files = ["config.json", *files]
-    link = composer.checkpoint_link(run.config)
-    folder = Path(composer.model_dir) if link else output_dir_of(run.config, "checkpointer.checkpoint_dir")
-    missing = [name for name in files if not os.path.isfile(folder / name)]  # false too of a name that no file can have
-    if not missing:
-        return []
-    given = experiment.spec.framework_config.model_dir is not None
-    path = ("framework_config", "model_dir" if given else "base_config")
-    fix = composer.download or "set framework_config.model_dir to the folder of the weights"
-    level = "error" if given or to_run else "warning"
-    return [problem(path, f"{folder} lacks {', '.join(missing)}", fix, level)]
+    if missing := lacking(folder, *files):
+        fix = composer.download or "set framework_config.model_dir to the folder of the weights"
+        given = composer.experiment.spec.framework_config.model_dir is not None
+        reads = ("checkpointer.checkpoint_files", "checkpointer.checkpoint_dir")
+        yield Fault("model_dir", f"{folder} lacks {', '.join(missing)}", fix, "error" if given or to_run else "warning", reads)
+
+
+def _lacking(folder: Path, *files: str) -> list[str]:
+    return [name for name in files if not os.path.isfile(folder / name)]  # false too of a name that no file can have

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from cruijff_kit.errors import printable
+
 
 def visible(text: str) -> str:
     """`text` with its line breaks marked and kept, and every other control character written out."""
-    return "".join("↵\n" if char == "\n" else char if char.isprintable() else _escaped(char) for char in text)
+    return "↵\n".join(map(printable, text.split("\n")))
 
 
 def one_line(text: str, length: int) -> str:
     """The first `length` characters of `text` on one line, with … where there are more."""
     cut = text if len(text) <= length else text[: length - 1] + "…"
-    return "".join(char if char.isprintable() else _escaped(char) for char in cut)
+    return printable(cut)
+
+
+def message(error: BaseException) -> str:
+    """What the exception says, on one line."""
+    return one_line(" ".join(str(error).split()) or type(error).__name__, 400)
 
 
 def said(error: BaseException) -> str:
@@ -19,7 +26,3 @@ def said(error: BaseException) -> str:
     first, *others = str(error).strip().splitlines() or [""]
     first = " ".join([first.strip(), *others[:1]]) if first.rstrip().endswith(":") else first
     return one_line(f"{type(error).__name__}: {first}" if first else type(error).__name__, 400)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

@@ -16,10 +16,10 @@ from typing import Any
 
 from cruijff_kit import checkpoint
 from cruijff_kit.config_tree import find
-from cruijff_kit.errors import closest
-from cruijff_kit.model_check import Model, Shape, one_line
+from cruijff_kit.errors import Fault, closest
+from cruijff_kit.model_check import Model, Shape
 from cruijff_kit.torchtune_config import HF_CHECKPOINTER, weight_files
-from cruijff_kit.training_checks import Fault
+from cruijff_kit.visible_text import message
 
 SHOWN = 3
 
@@ -71,6 +71,8 @@ def _held(folder: Path, files: tuple[str, ...], model_type: str) -> dict[str, Sh
         return Fault("model_dir", f"{folder}/config.json is no JSON of a model's sizes", "download the model anew")
     try:
         return _converted([folder / name for name in files], sizes, model_type)
+    except (AttributeError, NameError, ImportError):  # another torchtune than we know
+        raise
     except Exception as error:  # the conversions raise KeyError, RuntimeError and Exception itself
         what = f"torchtune cannot read the weight files in {folder} as {model_type}: {_reason(error)}"
         return Fault("checkpointer.model_type", what, "model_type names the family of the model: LLAMA3, LLAMA3_2, QWEN2, …")
@@ -90,7 +92,7 @@ def _sizes_there(folder: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"config.json has no {error}" if isinstance(error, KeyError) else one_line(error)
+    return f"config.json has no {error}" if isinstance(error, KeyError) else message(error)
 
 
 def _differences(needed: Mapping[str, Shape], held: Mapping[str, Shape], folder: Path) -> Iterable[str]:

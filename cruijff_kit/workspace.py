@@ -68,10 +68,10 @@ def locked(hidden: Path) -> Iterator[None]:
     try:
         hidden.mkdir(parents=True, exist_ok=True)
         lock = (hidden / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise CruijffKitError(f"{hidden.parent}: nothing was written: {error}") from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -80,10 +80,10 @@ def is_held(folder: Path) -> bool:
     try:
         with (folder / "lock").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # no lock there, or none to be had on that filesystem
+        return False
     return False
 
 

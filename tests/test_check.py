@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from tests.test_generate import edit, listing, tiny
 from tests.tiny_experiment import write_experiment
 
 WARNED = "warmup_too_long"
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_process_of_its_own(monkeypatch):
+    """`run` is Hydra's process, and sets its environment and arguments."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setattr(sys, "argv", [])
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def test_a_warning_is_an_error_only_where_that_was_asked_for(folder, capsys):
     assert main(["check", str(folder)]) == 0
     assert "warning: warm-up takes 50 steps" in capsys.readouterr().err
     assert main(["check", str(folder), "--strict"]) == 1
-    assert "warning: warm-up takes 50 steps" in capsys.readouterr().err
+    assert "warmup_steps\n  warm-up takes 50 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["check", "generate"])

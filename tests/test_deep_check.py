@@ -167,7 +167,7 @@ def test_a_warning_is_an_error_where_that_is_asked_for(experiment, spec, capsys)
     assert main(["check", str(experiment), "--deep"]) == 0
     assert "controls.max_seq_len\n  warning: " in capsys.readouterr().err
     assert main(["check", str(experiment), "--deep", "--strict"]) == 1
-    assert "controls.max_seq_len\n  8 of the first 8 rows" in capsys.readouterr().err
+    assert "controls.max_seq_len\n  max_seq_len 27 cuts 8" in capsys.readouterr().err
 
 
 def test_a_thousand_runs_share_what_they_have_in_common(experiment, spec, capsys):

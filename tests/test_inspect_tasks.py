@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from cruijff_kit.yaml_source import parse_yaml
 
 
 def tasks(text: str) -> list[str]:
-    return [name for name, function in functions(text).items() if function.is_task]
+    return [name for name, function in functions(ast.parse(text)).items() if function.is_task]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def one(a, b=1, *more, c, d=2): ...
 def two(a, /, b, **rest): ...
 def three(): ...
 """
-    assert functions(text) == {
+    assert functions(ast.parse(text)) == {
         "one": TaskFunction("one", True, frozenset("abcd"), frozenset("ac"), False),
         "two": TaskFunction("two", True, frozenset("b"), frozenset("ab"), True),
         "three": TaskFunction("three", False, frozenset(), frozenset(), False),
@@ -79,7 +81,7 @@ def three(): ...
 
 def test_of_two_functions_of_one_name_the_last_counts_as_in_python():
     text = "from inspect_ai import task\n@task\ndef one(a): ...\ndef one(b): ...\n"
-    assert functions(text)["one"] == TaskFunction("one", False, frozenset("b"), frozenset("b"), False)
+    assert functions(ast.parse(text))["one"] == TaskFunction("one", False, frozenset("b"), frozenset("b"), False)
 
 
 def test_nothing_of_the_file_is_executed(tmp_path):

@@ -138,6 +138,32 @@ def test_a_number_that_is_being_trained_is_not_given_to_another_run(folder):
     assert rows(folder) == {"run_000": 2, "run_001": 8}
 
 
+def test_a_number_in_training_is_nobody_elses_though_its_point_was_removed_before(folder):
+    program = "import sys; from cruijff_kit import workspace, paths; from pathlib import Path\n"
+    program += "with workspace.locked(paths.training(Path(sys.argv[1]), 'run_001')): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
+        training.stdout.readline()
+        edit(folder, variables={"lora_rank": [2]})
+        generate(folder, force=True)
+        edit(folder, variables={"lora_rank": [2, 8]})
+        with pytest.raises(CruijffKitError, match="  run_001 is the training of another config, and would be lora_rank=8\n"):
+            generate(folder, force=True)
+        training.stdin.close()
+
+
+def test_a_multirun_that_cannot_be_read_is_no_addition(folder):
+    (folder / "configs/multirun.yaml").write_text("a: [")
+    with pytest.raises(CruijffKitError, match="cruijff-kit generate --force"):
+        generate(folder)
+
+
+def test_a_dry_run_finishes_nothing_that_was_interrupted(folder):
+    (folder / ".cruijff-kit/pending").mkdir()
+    before = listing(folder)
+    generate(folder, dry_run=True)
+    assert listing(folder) == before
+
+
 def test_another_task_or_tag_needs_no_flag_and_keeps_the_numbers(folder):
     give_results(folder, "run_000")
     tasks = yaml.safe_load((folder / "experiment.yaml").read_text())["evaluation"]["tasks"]

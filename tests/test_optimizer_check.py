@@ -67,14 +67,6 @@ def test_an_optimizer_goes_by_its_name_and_the_bits_in_it(name, size):
     assert optimizer_check.by_name(name, (((16, 16), 1),), "bf16") == size
 
 
-def test_an_optimizer_of_a_package_that_is_not_installed_names_the_package(tiny_model):
-    made = named("llama3_1/8B_full_single_device")
-    found = checked({**tiny_full(tiny_model), "optimizer": {**made["optimizer"], "_component_": "not_installed_here.optim.PagedAdamW"}})
-    what = "not_installed_here.optim.PagedAdamW needs the package not_installed_here, which is not installed"
-    assert found.faults == (Fault("optimizer._component_", what, "pip install not_installed_here"),)
-    assert found.state_bytes == 2 * 4 * 98_624
-
-
 @pytest.mark.parametrize(
     ("node", "arguments", "name", "what"),
     [

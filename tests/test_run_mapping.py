@@ -34,12 +34,14 @@ MAPPING = RunMapping(
 
 TEXT = """\
 # Which run has which parameters. Written by `cruijff-kit generate`.
-# Runs marked `added` came from an override on the command line, and stay.
+# Runs marked `added` came from an override on the command line, and stay; those marked `retired` are no points of the
+# sweep any more, and keep number and results.
 experiment_name: tiny
 experiment_dir: /path/to/experiment
 generated_at: 2025-10-22T10:00:00+00:00
 cluster: della
 cruijff_kit: VERSION
+keep_ids: false
 total_runs: 3
 runs:
 - id: run_000
@@ -106,11 +108,16 @@ def test_a_row_of_a_run_holds_what_sets_it_apart():
     assert Row.of(run) == Row("run_007", {"lora_rank": 8}, "recipe", "digest")
 
 
-def test_rows_are_found_by_id_and_by_whether_they_were_added():
+def test_rows_are_found_by_id():
     assert MAPPING.row("run_001") is MAPPING.rows[1]
     assert MAPPING.row("run_009") is None
-    assert MAPPING.added == [MAPPING.rows[2]]
-    assert replace(MAPPING, rows=MAPPING.rows[:2]).added == []
+
+
+def test_retired_runs_and_kept_numbers_come_back_from_the_file(layout):
+    rows = (*MAPPING.rows, Row("run_003", {"lora_rank": 4}, "recipe", "digest", retired=True))
+    mapping = replace(MAPPING, rows=rows, keep_ids=True)
+    layout.run_mapping.write_text(mapping.render())
+    assert run_mapping.read(layout) == mapping
 
 
 def test_without_a_file_there_is_no_mapping(layout):

@@ -140,6 +140,15 @@ def test_composing_changes_neither_the_base_config_nor_the_settings(tmp_path):
     assert first["dataset"] == {"source": "json", "column_map": {"input": "a"}, "packed": True}
 
 
+def test_a_raw_key_of_one_point_changes_no_other(tmp_path):
+    composer = load_composer(tiny(tmp_path / "e"))
+    settings = {"tokenizer.prompt_template": {"user": ["a", "b"]}}
+    first = composer.run("run_000", {}, settings)
+    composer.run("run_001", {}, settings, {"tokenizer": {"prompt_template": {"system": ["c", "d"]}}})
+    assert first.config["tokenizer"]["prompt_template"] == settings["tokenizer.prompt_template"] == {"user": ["a", "b"]}
+    assert composer.run("run_002", {}, settings).identity == first.identity
+
+
 def test_points_share_the_nodes_that_are_the_same(tmp_path):
     composer = load_composer(tiny(tmp_path / "e"))
     configs = [composer.compose({"lora_rank": rank, "seed": seed}) for rank, seed in ((8, 1), (8, 2), (16, 2))]

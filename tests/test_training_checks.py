@@ -529,8 +529,8 @@ def test_the_names_of_the_weight_files(spec, names):
 def test_evaluation_needs_a_hugging_face_checkpointer(folder):
     override = {"checkpointer": {"_component_": "torchtune.training.FullModelTorchTuneCheckpointer"}}
     assert said(folder, controls={"_override": override}, evaluation=EVALUATION) == (
-        "experiment.yaml:9  controls\n"
-        "  evaluation needs a Hugging Face checkpointer, and the base config has another\n"
+        "experiment.yaml:12  controls._override.checkpointer._component_\n"
+        "  evaluation needs a Hugging Face checkpointer, and this is torchtune.training.FullModelTorchTuneCheckpointer\n"
         "  add under controls:\n"
         "    _override:\n"
         "      checkpointer:\n"
@@ -539,6 +539,25 @@ def test_evaluation_needs_a_hugging_face_checkpointer(folder):
         "        output_dir: ${output_dir}/hf_model"
     )
     assert said(folder, controls={"_override": override}) == ""
+
+
+def test_every_runs_checkpointer_and_weights_are_looked_at(folder):
+    components = ["torchtune.training.FullModelHFCheckpointer", "torchtune.training.FullModelTorchTuneCheckpointer"]
+    variables = {"checkpointer._component_": components, "checkpointer.checkpoint_files": [["model.safetensors"], ["absent.safetensors"]]}
+    report = said(folder, variables=variables, evaluation=EVALUATION)
+    assert "evaluation needs a Hugging Face checkpointer, and this is torchtune.training.FullModelTorchTuneCheckpointer" in report
+    assert f"{folder.parent / 'model'} lacks absent.safetensors" in report
+
+
+def test_a_folder_of_weights_that_is_no_text_is_a_fault(folder):
+    assert said(folder, controls={"checkpointer.checkpoint_dir": 5}) == (
+        "experiment.yaml:10  controls.checkpointer.checkpoint_dir\n  expected a folder, got 5"
+    )
+
+
+def test_a_control_character_of_the_data_does_not_reach_the_terminal(folder):
+    (folder / "data" / "odd.jsonl").write_text(json.dumps({"\x1b[31mred": "x"}) + "\n")
+    assert "it has \\x1b[31mred" in said(folder, controls={"dataset": "data/odd.jsonl"})
 
 
 def test_the_block_that_is_named_is_what_mends_it(folder):
