@@ -14,19 +14,6 @@ from cruijff_kit.torchtune_catalog import BaseConfig
 from cruijff_kit.torchtune_config import Composer
 
 
-def load_composer(experiment: Experiment) -> Composer:
-    """The composer of `experiment`.
-
-    Raises:
-        ExperimentError: base_config or recipe is not there, or the base config cannot be used.
-        CruijffKitError: torchtune is not installed.
-    """
-    composer, problems = find_composer(experiment)
-    if composer is None:
-        raise ExperimentError(problems)
-    return composer
-
-
 def find_composer(experiment: Experiment) -> tuple[Composer | None, list[Problem]]:
     """The composer of `experiment`, or what stands in its way.
 

@@ -88,10 +88,6 @@ class DeepReport:
     tasks: list[TaskFacts]
     seconds: float = field(compare=False)
 
-    @property
-    def is_good(self) -> bool:
-        return all(problem.level != "error" for problem in self.problems)
-
     def as_dict(self) -> dict[str, Any]:
         return {
             "problems": [problem.as_dict() for problem in self.problems],

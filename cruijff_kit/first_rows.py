@@ -1,6 +1,7 @@
-"""A dataset of a torchtune config over its first rows only, whatever its size, and without a trace in any cache.
+"""A dataset of a torchtune config over its first rows only, whatever its size.
 
-Files on this machine are read as far as those rows go. A dataset of the Hub is read from the cache, where it is.
+Files on this machine are read as far as those rows go, and leave no trace in a cache. A dataset of the Hub is read
+from the cache, where it is.
 A component that does not take torchtune's `source` and `split` is built as training builds it.
 """
 

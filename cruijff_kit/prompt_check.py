@@ -23,6 +23,7 @@ from cruijff_kit.visible_text import one_line, said
 
 NOTE = "note"  # the level of what was not looked at
 
+
 @dataclass(frozen=True)
 class PromptReport:
     """What the first rows of the dataset look like to the model.

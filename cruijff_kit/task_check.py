@@ -27,7 +27,7 @@ from cruijff_kit.errors import Problem
 from cruijff_kit.stage_command import last_line
 
 if TYPE_CHECKING:
-    from cruijff_kit.generate import Plan
+    from cruijff_kit.plan import Plan
 
 AT_ONCE = 2
 LIMIT_S = 120.0

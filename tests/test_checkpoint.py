@@ -15,8 +15,7 @@ from safetensors.numpy import save_file
 from cruijff_kit import checkpoint, yaml_text
 from cruijff_kit.checkpoint import CONFIG_COPY, INDEX, differences, digest, fault, model_files, shards, stamp, without_adapter
 from cruijff_kit.experiment import load
-from cruijff_kit.base_config import load_composer
-from tests.tiny_experiment import specification, write_experiment
+from tests.tiny_experiment import load_composer, specification, write_experiment
 
 ONE = "model.safetensors"
 TWO = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from cruijff_kit import component_checks
-from cruijff_kit.base_config import load_composer
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import plan
 from cruijff_kit.training_checks import places
-from tests.tiny_experiment import specification, write_experiment, write_spec
+from tests.tiny_experiment import load_composer, specification, write_experiment, write_spec
 from tests.tiny_llama import tiny_base_config
 
 

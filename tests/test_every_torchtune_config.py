@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from cruijff_kit import recipe_kinds
-from cruijff_kit.base_config import load_composer
 from cruijff_kit.errors import ExperimentError, Problem
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import generate, plan
 from cruijff_kit.recipe_kinds import OTHER_KINDS, other_kind, vision_component
 from cruijff_kit.torchtune_catalog import base_configs, read_config, recipes
+from tests.tiny_experiment import load_composer
 
 TEXT, ALL = 118, 156
 NOT_IN_THE_PACKAGE = {"llama2/7B_full_early_exit"}

@@ -12,9 +12,8 @@ import pytest
 from cruijff_kit import inspect_eval
 from cruijff_kit.experiment import load
 from cruijff_kit.sweep import Run
-from cruijff_kit.base_config import load_composer
 from cruijff_kit.torchtune_config import Composer
-from tests.tiny_experiment import specification, write_experiment
+from tests.tiny_experiment import load_composer, specification, write_experiment
 
 GOLDEN = Path(__file__).parent / "golden"
 

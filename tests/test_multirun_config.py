@@ -15,9 +15,8 @@ from cruijff_kit import multirun_config, resolvers, sweep
 from cruijff_kit.experiment import load
 from cruijff_kit.multirun_config import value_text
 from cruijff_kit.parameters import PARAMETERS
-from cruijff_kit.base_config import load_composer
 from cruijff_kit.torchtune_config import Composer
-from tests.tiny_experiment import specification, write_experiment
+from tests.tiny_experiment import load_composer, specification, write_experiment
 
 PARSER = OverridesParser.create()
 

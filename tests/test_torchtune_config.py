@@ -17,9 +17,8 @@ from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.recipe_kinds import other_kind, vision_component
 from cruijff_kit.sweep import points
 from cruijff_kit.identity import identity
-from cruijff_kit.base_config import load_composer
 from cruijff_kit.yaml_source import parse_yaml
-from tests.tiny_experiment import specification, write_experiment, write_spec
+from tests.tiny_experiment import load_composer, specification, write_experiment, write_spec
 from tests.tiny_llama import tiny_base_config
 
 LLAMA = "llama3_1/8B_lora_single_device"

@@ -8,6 +8,10 @@ from typing import Any
 
 import yaml
 
+from cruijff_kit.base_config import find_composer
+from cruijff_kit.errors import ExperimentError
+from cruijff_kit.experiment import Experiment
+from cruijff_kit.torchtune_config import Composer
 from tests.tiny_llama import WORDS, tiny_base_config, write_tiny_data
 
 TASKS = '''\
@@ -70,3 +74,11 @@ def write_experiment(folder: Path, model_dir: Path | str, spec: dict[str, Any] |
 
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
     (folder / "experiment.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+
+
+def load_composer(experiment: Experiment) -> Composer:
+    """The composer of an experiment that has one; else what stands in its way is raised."""
+    composer, problems = find_composer(experiment)
+    if composer is None:
+        raise ExperimentError(problems)
+    return composer
