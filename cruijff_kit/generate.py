@@ -123,10 +123,10 @@ def _checked(made: Plan, force: bool, confirm: Callable[[int], None]) -> workspa
     wanted = change(made)
     if conflict := occupied.conflict(made):
         raise CruijffKitError(conflict)
-    differing = wanted.differing()
+    needed = wanted.needed()
+    differing = needed.differing()
     if differing and not force and not _only_adds_tasks(made, wanted, differing):
         raise CruijffKitError(_differing_text(made, differing))
-    needed = wanted.needed()
     workspace.check(needed, made.experiment.folder)
     if len(made.runs) >= MANY_RUNS and needed:
         confirm(len(made.runs))
@@ -188,7 +188,8 @@ def check_current(made: Plan) -> None:
         raise CruijffKitError(f"nothing was generated yet: cruijff-kit generate {shlex.quote(str(folder))}")
     check_place(Path(made.old.experiment_dir), folder)
     wanted = change(made)
-    stale = [*wanted.needed().files, *wanted.needed().removals]
+    needed = wanted.needed()
+    stale = [*needed.files, *needed.removals]
     if stale:
         names = ", ".join(layout.relative(path) for path in stale[:5]) + (", …" if len(stale) > 5 else "")
         raise CruijffKitError(

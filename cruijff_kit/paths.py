@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,4 +78,4 @@ class Layout:
 
     def relative(self, path: Path) -> str:
         """`path` as a user in the experiment's folder would type it."""
-        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+        return str(path).removeprefix(f"{self.folder}{os.sep}")

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from cruijff_kit.errors import CruijffKitError
@@ -33,9 +34,8 @@ class Change:
     removals: tuple[Path, ...] = ()
 
     def differing(self) -> list[Path]:
-        """Files that exist with another content, and files that are in the way."""
-        there = [path for path, text in self.files.items() if os.path.lexists(path) and _read(path) != text]
-        return [*there, *(path for path in self.removals if os.path.lexists(path))]
+        """Of a change that is needed: files that exist with another content, and files that are in the way."""
+        return [*filter(os.path.lexists, self.files), *self.removals]
 
     def needed(self) -> Change:
         """The part of the change that is not so already."""
@@ -127,28 +127,34 @@ def check(change: Change, folder: Path) -> None:
 
 
 def _check_in_the_way(change: Change, folder: Path) -> None:
-    paths = [*change.files, *change.links, *change.removals]
-    for path in paths:
-        if not os.path.normpath(path).startswith(f"{folder}{os.sep}"):
+    @cache
+    def nearest(place: str) -> str:
+        return place if os.path.lexists(place) else nearest(os.path.dirname(place))
+
+    above = set()
+    for path in [*change.files, *change.links, *change.removals]:
+        text = os.path.normpath(path)
+        if not text.startswith(f"{folder}{os.sep}"):
             raise PermissionError(f"{path} is not in the experiment's folder")
-        if os.path.lexists(path) and not path.is_symlink() and (path.is_dir() or path in change.links):
+        if os.path.lexists(text) and not os.path.islink(text) and (os.path.isdir(text) or path in change.links):
             raise FileExistsError(f"{path} is in the way")
-    above = {next(parent for parent in [place, *place.parents] if os.path.lexists(parent)) for place in {path.parent for path in paths}}
+        above.add(nearest(os.path.dirname(text)))
     for place in above:
-        if not place.is_dir() or not os.access(place, os.W_OK):
+        if not os.path.isdir(place) or not os.access(place, os.W_OK):
             raise PermissionError(f"{place} is not writable")
 
 
 def _lay_down(change: Change, folder: Path, staging: Path) -> None:
     staging.mkdir()
     for made, (path, text) in enumerate(change.files.items()):
-        staged = staging / str(made)
-        staged.write_text(text, encoding="utf-8")
+        staged = os.path.join(staging, str(made))
+        with open(staged, "w", encoding="utf-8") as file:
+            file.write(text)
         if path.suffix == ".sh":
-            staged.chmod(0o755)
+            os.chmod(staged, 0o755)
 
     def name(path: Path) -> str:  # below the folder, which may be moved before this is finished
-        return str(path.relative_to(folder))
+        return str(path).removeprefix(f"{folder}{os.sep}")
 
     plan = {
         "moves": [name(path) for path in change.files],
@@ -161,11 +167,12 @@ def _lay_down(change: Change, folder: Path, staging: Path) -> None:
 def _move_into_place(pending: Path) -> None:
     folder = pending.parent.parent
     change = json.loads((pending / "change.json").read_text(encoding="utf-8"))
+    for parent in {os.path.dirname(name) for name in change["moves"]}:
+        os.makedirs(folder / parent, exist_ok=True)
     for made, name in enumerate(change["moves"]):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(pending / str(made)):  # else it was moved before the interruption
-            _replace(pending / str(made), path)
+        staged = os.path.join(pending, str(made))
+        if os.path.lexists(staged):  # else it was moved before the interruption
+            _replace(staged, os.path.join(folder, name))
     for name, target in change["links"].items():
         link(folder / name, target)
     for name in change["removals"]:
@@ -174,25 +181,25 @@ def _move_into_place(pending: Path) -> None:
     shutil.rmtree(pending.with_name("pending.tmp"))
 
 
-def _replace(staged: Path, path: Path) -> None:
+def _replace(staged: str, path: str) -> None:
     try:
         os.replace(staged, path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         # configs/ or results/ may be a link to another filesystem
-        beside = path.with_name(f".{path.name}.new")
+        beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
         shutil.copy2(staged, beside)
         os.replace(beside, path)
-        staged.unlink()
+        os.unlink(staged)
 
 
 def link(path: Path, target: str) -> None:
     """Makes `path` a symbolic link to `target`, in one step; others may do the same meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.path.lexists(path):
-        with suppress(FileExistsError):
-            path.symlink_to(target)
+    with suppress(FileExistsError):
+        os.symlink(target, path)
+        return
     fresh = path.with_name(f".{path.name}.new")  # one name: what a killed process left is taken up again
     while _link(path) != target:
         try:

@@ -166,13 +166,13 @@ def test_what_a_change_needs_is_what_is_not_so_already(folder):
 
 def test_what_differs_is_what_a_change_would_overwrite_or_remove(folder):
     names = ["configs/train_000.yaml", "scripts/train_sweep.sh", "configs/train_001.yaml", "configs/train_002.yaml"]
-    assert change(folder).differing() == [folder / name for name in names]
+    assert change(folder).needed().differing() == [folder / name for name in names]
     make(folder)
-    assert change(folder).differing() == []
+    assert change(folder).needed().differing() == []
     (folder / "configs/train_003.yaml").write_bytes(b"\xff")
     (folder / "scripts/train_sweep.sh").unlink()
     (folder / "scripts/train_sweep.sh").symlink_to("/nowhere")
-    assert change(folder).differing() == [folder / "configs/train_003.yaml", folder / "scripts/train_sweep.sh"]
+    assert change(folder).needed().differing() == [folder / "configs/train_003.yaml", folder / "scripts/train_sweep.sh"]
 
 
 # What is in the way

@@ -67,19 +67,37 @@ def generate_seconds(target: Path, repeats: int) -> float:
     return min(times)
 
 
+def bare_seconds(target: Path) -> float:
+    """How long the same files, folders and links take with nothing else done: the least that generate could."""
+    made = [path for name in ("configs", "scripts", "results") for path in (target / name).rglob("*")]
+    files = {path.relative_to(target): path.read_bytes() for path in made if path.is_file() and not path.is_symlink()}
+    links = {path.relative_to(target): path.readlink() for path in made if path.is_symlink()}
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        start = time.perf_counter()
+        for folder in {path.parent for path in (*files, *links)}:
+            Path(name, folder).mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            Path(name, path).write_bytes(content)
+        for path, to in links.items():
+            Path(name, path).symlink_to(to)
+        return time.perf_counter() - start
+
+
 def main() -> None:
     print(f"cruijff-kit --help           {seconds([COMMAND, '--help']):7.2f} s    goal 0.3 s")
-    took = {}
+    took, bare = {}, {}
     with tempfile.TemporaryDirectory() as name:
         for runs, repeats, goal in ((4, 5, "goal 1 s"), (1000, 3, "goal 2 s"), (4000, 2, "goal 8 s")):
             target = sweep(Path(name), runs)
             took[runs] = generate_seconds(target, repeats)
-            print(f"generate of {runs:5,} points     {took[runs]:7.2f} s    {goal}    {took[runs] / runs * 1000:.2f} ms a point")
+            bare[runs] = bare_seconds(target)
+            print(f"generate of {runs:5,} points     {took[runs]:7.2f} s    {goal}    the same files alone: {bare[runs]:.2f} s")
             print(f"  again, nothing to write     {seconds([COMMAND, 'generate', '--yes', target], repeats):7.2f} s")
             print(f"  check                       {seconds([COMMAND, 'check', target], repeats):7.2f} s")
-        each = [(took[more] - took[less]) / (more - less) * 1000 for less, more in ((4, 1000), (1000, 4000))]
+        each, files = ([(s[more] - s[less]) / (more - less) * 1000 for less, more in ((4, 1000), (1000, 4000))] for s in (took, bare))
         compose = compose_ms(Path(name) / "1000")
     print(f"each further point            {each[0]:7.2f} ms up to 1,000, {each[1]:.2f} ms up to 4,000    goal 1.5 ms")
+    print(f"  its files alone             {files[0]:7.2f} ms up to 1,000, {files[1]:.2f} ms up to 4,000")
     print(f"Hydra's compose of a point    {compose:7.1f} ms    {compose / each[0]:.0f} times as much")
 
 
