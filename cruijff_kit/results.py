@@ -50,7 +50,7 @@ def print_scores(folder: Path, since: float) -> None:
     written = (path.stat().st_mtime for path in Layout.of(experiment).eval_results.glob("*/*/results.json"))
     if max(written, default=0) < since:
         return
-    rows = list(scores(experiment, mapping.rows))
+    rows = list(scores(experiment, tuple(row for row in mapping.rows if not row.retired)))
     names = list(dict.fromkeys(name for row in rows for name in row.params))
     table = Table(title=f"Scores of {experiment.name}", title_justify="left", box=box.SIMPLE)
     for heading in ("run", *names, "task", "metric"):

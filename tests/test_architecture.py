@@ -136,7 +136,11 @@ def test_the_arrows_of_the_design(name, may):
     assert reached(name) <= may
 
 
-@pytest.mark.parametrize("name", ["sweep", "torchtune_config", "training_checks", "inspect_eval", "multirun_config", "slurm_scripts"])
+COMPOSE_AND_CHECK = ["sweep", "torchtune_config", "training_checks", "dataset_checks", "component_checks", "inspect_eval", "multirun_config",
+                     "slurm_scripts", "plan", "training_cost", "deep_report"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSE_AND_CHECK)
 def test_what_composes_and_renders_writes_nothing_and_runs_nothing(name):
     assert not reached(name) & {"workspace", "atomic", "train", "evaluate", "stage_command", "app", "cli", "generate"}
     calls = {ast.unparse(node.func).split(".")[-1] for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}

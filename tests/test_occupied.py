@@ -107,6 +107,13 @@ def test_a_number_that_has_results_is_not_given_to_another_run(folder, force):
     assert rows(folder) == {"run_002": 8, "run_003": 16, "run_000": [2], "run_001": [4]}
 
 
+def test_run_says_so_too(folder, capsys):
+    give_results(folder, "run_000")
+    edit(folder, variables={"lora_rank": [8, 16]})
+    with pytest.raises(CruijffKitError, match="  run_000 has the results of lora_rank=2, and would be lora_rank=8\n"):
+        check_current(plan(folder))
+
+
 def test_a_number_without_results_may_become_another_run(folder):
     give_results(folder, "run_000")
     edit(folder, variables={"lora_rank": [2, 8]})

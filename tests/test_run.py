@@ -180,6 +180,22 @@ def test_weights_of_another_config_are_not_evaluated(swept: tuple[Path, str], tm
     assert "stale" in _scores(folder)
 
 
+def test_a_retired_run_is_in_no_table_and_has_its_scores_again_when_it_comes_back(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "other", cruijff)
+    spec = yaml.safe_load((folder / "experiment.yaml").read_text())
+    whole = spec["variables"]["lora_rank"]
+    before = _scores(folder)
+    spec["variables"]["lora_rank"] = [whole[1], 64]
+    write_spec(folder, spec)
+    assert cruijff("generate", "--keep-ids", folder).returncode == 0
+    table = _scores(folder)
+    assert "run_000" not in table and "run_001" in table and "not evaluated" in table
+    spec["variables"]["lora_rank"] = whole
+    write_spec(folder, spec)
+    assert cruijff("generate", "--keep-ids", folder).returncode == 0
+    assert _scores(folder) == before
+
+
 def _scores(folder: Path) -> str:
     code = f"from pathlib import Path; from cruijff_kit.results import print_scores; print_scores(Path({str(folder)!r}), since=0)"
     return typed("python", "-c", code, cwd=folder).stdout
