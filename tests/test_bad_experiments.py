@@ -26,6 +26,7 @@ FILES = {
     "data/odd [1].jsonl": '{"input": "a", "output": "b"}\n' * 4,
     "data/broken.json": '[{"input": "Capitalize: apple", "output": "Apple"},\n',
     "evals/broken.py": "from inspect_ai import task\n\n\n@task\ndef capitalize(:\n    return None\n",
+    "evals/imports.py": "import nowhere_to_be_found\nfrom inspect_evals.mmlu import mmlu\nfrom inspect_ai import task\n\n\n@task\ndef imports():\n    return None\n",
     "evals/needs.py": "from inspect_ai import task\n\n\n@task\ndef needs(data, *, limit):\n    return None\n",
 }
 

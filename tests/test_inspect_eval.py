@@ -11,6 +11,7 @@ import pytest
 
 from cruijff_kit import inspect_eval
 from cruijff_kit.experiment import load
+from cruijff_kit.generate import generate
 from cruijff_kit.sweep import Run
 from cruijff_kit.torchtune_config import Composer
 from tests.tiny_experiment import load_composer, specification, write_experiment
@@ -180,3 +181,10 @@ def test_python_runs_the_script_from_any_folder_as_far_as_the_model_that_is_not_
     done = subprocess.run([sys.executable, tmp_path / "eval_000.py"], cwd="/", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Cannot load model: results/run_000/hf_model/epoch_0: there is no such folder\n"
+
+
+def test_without_inspect_an_evaluation_says_what_to_install(experiment, tmp_path):
+    generate(experiment)
+    hidden = "import runpy, sys; sys.modules['inspect_ai'] = None; runpy.run_path(sys.argv.pop(), run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", hidden, experiment / "configs/eval_000.py"], text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, "Module 'inspect_ai' not found: pip install inspect-ai\n")

@@ -257,6 +257,18 @@ def test_a_recipe_of_ones_own_that_merges_into_the_live_weights_is_no_recipe_for
         assert said(folder, framework_config=framework, controls=controls) == ""
 
 
+def test_the_gpus_of_the_profile_share_the_rows(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRUIJFF_KIT_CONF", str(tmp_path / "conf"))
+    (tmp_path / "conf/cluster").mkdir(parents=True)
+    (tmp_path / "conf/cluster/big.yaml").write_text("train: {nodes: 4, gpus_per_node: 4}\n")
+    recipe = {"base_config": "base.yaml", "recipe": "lora_finetune_distributed", "model_dir": str(folder.parent / "model")}
+    assert said(folder, framework_config=recipe) == ""
+    with pytest.raises(ExperimentError) as error:
+        plan(folder, cluster="big")
+    what = "12 rows are fewer than batch_size 2 × gradient_accumulation_steps 1 × 16 GPUs: no optimizer step would be taken"
+    assert what in str(error.value)
+
+
 def test_a_device_is_no_data_file_and_is_not_read(folder):
     dataset = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json", "data_files": "/dev/zero", "split": "train"}
     assert "controls.dataset\n  dataset not found: /dev/zero\n" in said(folder, controls={"dataset": dataset})
