@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import yaml
@@ -45,6 +46,7 @@ def compose_ms(folder: Path, points: int = 20) -> float:
     from cruijff_kit.app import register_open_nodes
     from cruijff_kit.paths import conf_dir
 
+    warnings.simplefilter("ignore")  # Hydra's, of a schema of the plugin's own
     register_open_nodes()
     ConfigStore.instance()
     runs = yaml.safe_load((folder / "configs" / "run_mapping.yaml").read_text())["runs"][:points]
