@@ -96,7 +96,7 @@ def installed(name: str) -> ModuleSpec | None:
 
 def _top_level(name: str) -> Module | Missing:
     spec = installed(name) or PathFinder.find_spec(name, [os.getcwd()])
-    if spec is None and name in sys.modules:
+    if spec is None and sys.modules.get(name) is not None:
         return Missing.UNKNOWN
     return _module(name, spec) if spec else Missing.ABSENT
 

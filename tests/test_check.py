@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.test_generate import edit, listing, tiny
 from tests.tiny_experiment import write_experiment
 
 WARNED = "warmup_too_long"
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_process_of_its_own(monkeypatch):
-    """`run` is Hydra's process, and sets its environment and arguments."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-    monkeypatch.setattr(sys, "argv", [])
 
 
 @pytest.fixture
@@ -125,14 +117,13 @@ def test_run_says_the_same_before_anything_starts(path, tmp_path, capsys):
     assert listing(folder) == before
 
 
-def test_run_says_the_same_of_an_experiment_that_was_good_when_it_was_generated(folder, capsys):
-    assert main(["generate", str(folder)]) == 0
+def test_run_says_the_same_of_an_experiment_that_was_good_when_it_was_generated(folder, cruijff):
+    assert cruijff("generate", folder).returncode == 0
     edit(folder, controls={"epoch": 1, "weight_decay": "much"}, evaluation={"generate": {"max_token": 4}})
     before = listing(folder)
-    assert main(["check", str(folder)]) == 1
-    expected = capsys.readouterr().err
-    assert expected.count("experiment.yaml:") == 3
-    assert main(["run", str(folder), "--multirun"]) == 1
-    assert capsys.readouterr().err == expected
+    checked, ran = cruijff("check", folder), cruijff("run", folder, "--multirun")
+    assert (checked.returncode, ran.returncode) == (1, 1)
+    assert ran.stderr == checked.stderr
+    assert checked.stderr.count("experiment.yaml:") == 3
     started = {name for name in listing(folder).keys() - before.keys() if not name.startswith(".cruijff-kit")}
     assert started == set()
