@@ -190,11 +190,9 @@ def check_current(made: Plan) -> None:
     wanted = change(made)
     needed = wanted.needed()
     stale = [*needed.files, *needed.removals]
-    if stale and (conflict := occupied.conflict(made)):
-        raise CruijffKitError(conflict)
     if stale:
         names = ", ".join(layout.relative(path) for path in stale[:5]) + (", …" if len(stale) > 5 else "")
         raise CruijffKitError(
             f"experiment.yaml changed since generate, or a generated file was edited: {names}\n"
-            f"cruijff-kit generate --force {shlex.quote(str(folder))}"
+            + (occupied.conflict(made) or f"cruijff-kit generate --force {shlex.quote(str(folder))}")
         )

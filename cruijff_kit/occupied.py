@@ -40,7 +40,8 @@ def _conflicts(made: Plan) -> Iterator[str]:
             continue
         use = _use(made, run.id)
         if use and (row is not None or use == TRAINING or _trained_as_another(made, run)):
-            yield f"{run.id} {use} of {_shown(row.params) if row else 'another config'}, and would be {_shown(run.params)}"
+            was, now = _shown(row.params) if row else "another config", _shown(run.params)
+            yield f"{run.id} {use} of {was}, and would be {'the same with other controls' if was == now else now}"
 
 
 def _shown(params: Mapping[str, Any]) -> str:

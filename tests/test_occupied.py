@@ -107,11 +107,18 @@ def test_a_number_that_has_results_is_not_given_to_another_run(folder, force):
     assert rows(folder) == {"run_002": 8, "run_003": 16, "run_000": [2], "run_001": [4]}
 
 
-def test_run_says_so_too(folder, capsys):
+def test_run_says_so_too(folder):
     give_results(folder, "run_000")
     edit(folder, variables={"lora_rank": [8, 16]})
-    with pytest.raises(CruijffKitError, match="  run_000 has the results of lora_rank=2, and would be lora_rank=8\n"):
+    with pytest.raises(CruijffKitError, match="^experiment.yaml changed since generate.*\n.*\n  run_000 has the results of lora_rank=2, and would be lora_rank=8\n"):
         check_current(plan(folder))
+
+
+def test_a_run_whose_controls_changed_is_another_run(folder):
+    give_results(folder, "run_000")
+    edit(folder, controls={"batch_size": 1})
+    with pytest.raises(CruijffKitError, match="  run_000 has the results of lora_rank=2, and would be the same with other controls\n"):
+        generate(folder, force=True)
 
 
 def test_a_number_without_results_may_become_another_run(folder):
