@@ -133,13 +133,13 @@ class Composer:
         for name, value in settings.items():
             parts.setdefault(torchtune_key(name).split(".")[0], {})[name] = value
         tops = dict.fromkeys([*self.base, *sorted(parts, key=lambda top: any("." in torchtune_key(name) for name in parts[top])), *override, *raw])
-        return {top: self._node(top, parts.get(top, {}), raw[top] if top in raw else None) for top in tops}
+        return {top: self._node(top, parts.get(top, {}), {top: raw[top]} if top in raw else {}) for top in tops}
 
-    def _node(self, top: str, settings: Config, raw: Any) -> Any:
+    def _node(self, top: str, settings: Config, raw: Config) -> Any:
         """A top-level node. Most points share most of theirs."""
-        key = json.dumps([top, settings, raw]) if settings or raw is not None else top
+        key = json.dumps([top, settings, raw]) if settings or raw else top
         if key not in self._nodes:
-            self._nodes[key] = self._compose_node(top, settings, {} if raw is None else {top: raw})
+            self._nodes[key] = self._compose_node(top, settings, raw)
         return self._nodes[key]
 
     @cached_property

@@ -148,6 +148,11 @@ def test_a_raw_key_of_one_point_changes_no_other(tmp_path):
     assert composer.run("run_002", {}, settings).identity == first.identity
 
 
+def test_a_raw_null_at_the_root_takes_effect(tmp_path):
+    composer = load_composer(tiny(tmp_path / "e"))
+    assert composer.compose({"max_steps_per_epoch": 3}, {"max_steps_per_epoch": None})["max_steps_per_epoch"] is None
+
+
 def test_points_share_the_nodes_that_are_the_same(tmp_path):
     composer = load_composer(tiny(tmp_path / "e"))
     configs = [composer.compose({"lora_rank": rank, "seed": seed}) for rank, seed in ((8, 1), (8, 2), (16, 2))]
