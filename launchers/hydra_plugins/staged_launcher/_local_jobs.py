@@ -1,14 +1,11 @@
-"""One stage as a process of its own through submitit's local executor; and what came of it."""
+"""One stage as a process of its own, through submitit's local executor."""
 
 import contextlib
-import os
 import signal
-from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator
 
-from hydra.core.utils import JobReturn, env_override
+from hydra.core.utils import env_override
 
-from ._failures import last_line
 from ._job import StageJob
 from ._processes import MARK
 
@@ -42,28 +39,3 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def outcome(handle: Any) -> Tuple[Optional[JobReturn], Optional[Exception], str]:
-    """The result of a job that is over; or the exception, and why in one line."""
-    from submitit.core.utils import UncompletedJobError
-
-    if not handle.paths.result_pickle.exists():  # submitit would wait 15 s for it
-        why = "its process died without a result (killed, or out of memory?)"
-        return None, UncompletedJobError(f"{why}; see {handle.paths.stdout}"), why
-    try:
-        error = handle.exception()
-        if error is None:
-            return handle.result(), None, ""
-    except Exception as broken:  # a result that cannot be read back
-        return None, broken, f"{type(broken).__name__}: {broken}"
-    return None, error, last_line(_trace(str(error)))
-
-
-def _trace(message: str) -> str:
-    """The traceback within the message of submitit's FailedJobError."""
-    return message.partition("\n----------------------\n")[2].rpartition("\n----------------------\n")[0]
-
-
-def log_path(handle: Any) -> Path:
-    return Path(os.path.abspath(handle.paths.stdout))

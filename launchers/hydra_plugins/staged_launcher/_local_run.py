@@ -13,7 +13,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ._display import PlainDisplay
 from ._job import freeze_job
-from ._local_jobs import log_path, outcome, submit
+from ._local_jobs import submit
+from ._outcomes import log_path, outcome
 from ._processes import stop
 from ._stages import stage_config
 from ._works import Part, State, Work, end, next_ready

@@ -4,21 +4,12 @@ import copy
 from typing import Any, Dict, List, Sequence, Tuple
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, filter_overrides
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ._hooks import Prepared
 from ._stages import Stage, point_stages
 from ._works import Part, State, Work
-
-
-def compose_point(
-    hydra_context: HydraContext, master: DictConfig, overrides: Sequence[str], number: int
-) -> DictConfig:
-    """The whole config of one point of the sweep, its job number included."""
-    config = hydra_context.config_loader.load_sweep_config(master, list(overrides))
-    return _numbered(config, number)
 
 
 def plan(prepared: Prepared, stages: Tuple[Stage, ...], stages_key: str, name_key: str) -> List[Work]:
@@ -77,7 +68,8 @@ def _work_return(work: Work) -> JobReturn:
     if failed:
         return _made_up(work.config, JobStatus.FAILED, failed[0].error)
     done: List[Part] = list(work.parts.values())
-    return done[-1].result if done else _made_up(work.config, JobStatus.COMPLETED, None)
+    result = done[-1].result if done else None  # none yet where the launch does not wait for its jobs
+    return result or _made_up(work.config, JobStatus.COMPLETED, None)
 
 
 def _made_up(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
