@@ -6,7 +6,7 @@ import pickle
 import signal
 import sys
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, run_job, setup_globals
@@ -31,12 +31,16 @@ class StageJob:
         _leave_terminal()
         _set_environment("CUDA_VISIBLE_DEVICES", self.cuda_visible_devices)
         sys.path.extend(path for path in self.sys_path if path not in sys.path)
-        task_function, hydra_context, singletons = pickle.loads(self.context)
-        Singleton.set_state(singletons)
-        setup_globals()
-        # only now: setting the singletons defines the plugins' config classes anew
-        config = pickle.loads(self.config)
-        return _run(config, task_function, hydra_context)
+        return run_frozen(self.context, lambda: pickle.loads(self.config))
+
+
+def run_frozen(context: bytes, load_config: Callable[[], DictConfig]) -> JobReturn:
+    """Run the task function of a frozen context; raises what it raises."""
+    task_function, hydra_context, singletons = pickle.loads(context)
+    Singleton.set_state(singletons)
+    setup_globals()
+    # only now: setting the singletons defines the plugins' config classes anew
+    return _run(load_config(), task_function, hydra_context)
 
 
 def freeze_context(task_function: TaskFunction, hydra_context: HydraContext) -> bytes:
@@ -54,8 +58,12 @@ def freeze_job(context: bytes, config: DictConfig, cuda_visible_devices: Optiona
     """
     import cloudpickle
 
-    sys_path = tuple(os.path.abspath(path) for path in sys.path)
-    return StageJob(context, cloudpickle.dumps(config), sys_path, cuda_visible_devices)
+    return StageJob(context, cloudpickle.dumps(config), absolute_sys_path(), cuda_visible_devices)
+
+
+def absolute_sys_path() -> Tuple[str, ...]:
+    """sys.path as it is here, for a job that starts in another folder."""
+    return tuple(os.path.abspath(path) for path in sys.path)
 
 
 def _run(config: DictConfig, task_function: TaskFunction, hydra_context: HydraContext) -> JobReturn:

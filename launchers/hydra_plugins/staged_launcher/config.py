@@ -45,9 +45,42 @@ class StagedLocalConf:
     poll_s: float = 0.2
 
 
+@dataclass
+class StagedSlurmConf:
+    """Options of the launcher that sends each stage of all points to Slurm as an array."""
+
+    _target_: str = "hydra_plugins.staged_launcher.slurm_launcher.StagedSlurmLauncher"
+
+    # name -> {needs: an earlier stage, a list of them, or null; and options of hydra-submitit-launcher's
+    # SlurmQueueConf for all points: partition, gpus_per_node, timeout_min, ...}, in the order of a point's stages
+    stages: Dict[str, Any] = field(default_factory=dict)
+    stage_key: str = "stage"
+    stages_key: str = "stages"
+    name_key: str = "run"
+    # key that may hold, below a stage's name, a text that tells its work from any other, in this launch and earlier ones
+    keys_key: str = "keys"
+    # key that may hold, below a stage's name, options of SlurmQueueConf for this point
+    resources_key: str = "cluster"
+    hooks: Optional[str] = None
+    # what the jobs are called, with the stage's name behind it
+    name: str = "${hydra.job.name}"
+    # where launches are kept: what they froze, their scripts, logs and results. A launch looks there for
+    # jobs that an earlier one sent, and sends none of them again
+    folder: str = "${hydra.sweep.dir}/.submitit"
+    # have Slurm drop a stage of a point when what it waits for has failed; sites may forbid it
+    kill_on_invalid_dep: bool = True
+    # return when all jobs have ended, with their results; else when Slurm has accepted them
+    wait: bool = False
+    # seconds between two looks for results; Slurm itself is asked every 5 seconds at most
+    poll_s: float = 1.0
+
+
 ConfigStore.instance().store(
     group="hydra/sweeper", name="grid", node=GridSweeperConf(), provider="staged_launcher"
 )
 ConfigStore.instance().store(
     group="hydra/launcher", name="staged_local", node=StagedLocalConf(), provider="staged_launcher"
+)
+ConfigStore.instance().store(
+    group="hydra/launcher", name="staged_slurm", node=StagedSlurmConf(), provider="staged_launcher"
 )

@@ -1,0 +1,153 @@
+"""A launch's frozen files, its sbatch scripts, and the calls of sbatch."""
+
+import contextlib
+import os
+import shlex
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from hydra.errors import CompactHydraException
+from submitit import SlurmExecutor
+from submitit.core.utils import DelayedSubmission
+
+from cruijff_kit import slurm
+
+from ._job import absolute_sys_path
+from ._launches import Launch, Record
+from ._slurm_arrays import Array
+from ._slurm_job import ArrayStage
+from ._works import Work
+
+# of a stage's resources, those that are not submitit's parameters of the same name
+OWN_OPTIONS = ("environment", "max_num_timeout")
+SLURM_OPTIONS = (
+    "partition", "account", "qos", "constraint", "exclude", "gres", "nodes", "gpus_per_node", "cpus_per_task",
+    "mem_gb", "mem_per_gpu", "mem_per_cpu", "cpus_per_gpu", "gpus_per_task", "tasks_per_node", "timeout_min",
+    "signal_delay_s", "array_parallelism", "comment", "additional_parameters", "setup", "mail_user", "mail_type",
+)  # fmt: skip
+
+
+class _Script(SlurmExecutor):
+    """submitit's executor, of which the text of the sbatch script is wanted."""
+
+    def text(self) -> str:
+        return self._make_submission_file_text(self._submitit_command_str, "")
+
+
+class Freezer:
+    """Writes what the jobs of a launch will read: the context once, and each work's config once."""
+
+    def __init__(self, launch: Launch, context: bytes, stage_key: str) -> None:
+        self._stage_key = stage_key
+        self._context, self._configs = launch.folder / "context.pkl", launch.folder / "configs.pkl"
+        self._context.write_bytes(context)
+        self._places: Dict[int, Tuple[int, int]] = {}
+
+    def freeze(self, works: Sequence[Work]) -> None:
+        """Pickle the config of each work."""
+        import cloudpickle
+
+        with self._configs.open("wb") as file:
+            for work in works:
+                text = cloudpickle.dumps(work.config)
+                self._places[id(work)] = (file.tell(), len(text))
+                file.write(text)
+
+    def callable(self, array: Array) -> ArrayStage:
+        """What every task of the array runs."""
+        return ArrayStage(
+            str(self._context),
+            str(self._configs),
+            {index: self._places[id(work)] for index, work in array.works.items()},
+            array.stage,
+            self._stage_key,
+            absolute_sys_path(),
+            int(array.resources.get("max_num_timeout") or 0),
+        )
+
+
+def write_array(array: Array, record: Record, job: ArrayStage) -> None:
+    """Write the pickle that all tasks of the array load, into the folder of its script and logs."""
+    record.folder.mkdir()
+    DelayedSubmission(job).dump(record.folder / "array.pkl")
+
+
+def write_script(array: Array, record: Record, name: str, drop: bool) -> Path:
+    """Write the sbatch script of an array; `drop` ends a task of which what it waits for has failed."""
+    executor = _Script(record.folder)
+    executor.update_parameters(**executor._convert_parameters(_parameters(array, record, name, drop)))
+    executor.parameters["map_count"] = len(array.works)
+    path = record.folder / "submission.sh"
+    path.write_text(executor.text())
+    return path
+
+
+def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str, Any]:
+    """submitit's parameters: the stage's resources, and what makes it this array."""
+    given = {key: array.resources[key] for key in SLURM_OPTIONS if array.resources.get(key) is not None}
+    limit = given.pop("array_parallelism", None)
+    extra = {key.replace("_", "-"): value for key, value in (given.pop("additional_parameters", None) or {}).items()}
+    extra["array"] = array.ranges() + (f"%{limit}" if limit else "")
+    if array.dependency:
+        extra["dependency"] = array.dependency
+        extra.update({"kill-on-invalid-dep": "yes"} if drop else {})
+    return {
+        "timeout_min": None,  # submitit's default is 5 minutes; Slurm's own holds where nothing is said
+        "nodes": None,
+        "wckey": None,
+        **given,
+        "name": f"{name}-{array.stage.name}" if array.stage.name else name,
+        "comment": " ".join(filter(None, [given.get("comment"), record.token])),
+        "stderr_to_stdout": True,
+        "setup": [*_setup(array.resources), _link_line(record.folder)],
+        "additional_parameters": extra,
+    }
+
+
+def _setup(resources: Mapping[str, Any]) -> List[str]:
+    exports = [f"export {key}={shlex.quote(str(value))}" for key, value in (resources.get("environment") or {}).items()]
+    return [*exports, *(resources.get("setup") or [])]
+
+
+def _link_line(folder: Path) -> str:
+    """Gives the task the name under which submitit looks for its pickle.
+
+    submitit renames pickles when sbatch has returned, and a client killed before that loses them all.
+    """
+    target = f'{shlex.quote(str(folder))}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_submitted.pkl"'
+    return f"ln -sfn array.pkl {target}"
+
+
+def send(script: Path, lock: int) -> int:
+    """Call sbatch; returns the job id."""
+    with _outside_of_jobs():
+        answer = slurm.call(["sbatch", "--parsable", str(script)], pass_fds=[lock])
+    return int(answer.split(";")[0])
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what a job that this may run in would hand to sbatch as options; SLURM_CONF and the like stay."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    hidden = {key: value for key, value in os.environ.items() if key.startswith("SLURM_") and key not in kept}
+    for key in hidden:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def test_only(array: Array) -> None:
+    """Ask Slurm whether it would take a job with these resources; raises with its words if not."""
+    record = Record(Path("."), array.stage.name, "", None, {})
+    executor = _Script(Path("."))
+    executor.update_parameters(**executor._convert_parameters(_parameters(array, record, "test", False)))
+    lines = (line.removeprefix("#SBATCH ") for line in executor.text().splitlines() if line.startswith("#SBATCH "))
+    skipped = ("--array", "--dependency", "--kill-on-invalid-dep", "--output", "--error", "--open-mode", "--comment")
+    options = [word for line in lines if not line.startswith(skipped) for word in shlex.split(line)]
+    try:
+        with _outside_of_jobs():
+            slurm.test_only(options)
+    except slurm.SlurmError as error:
+        raise CompactHydraException(f"stage {array.stage.name}: {error}") from error
