@@ -1,0 +1,134 @@
+"""What Slurm's client programs print, and what it means: pure parsers, which call nothing.
+
+Written against the output of Slurm 22.05; the tests hold it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ENDS = "\x1e"  # before each record of squeue: a comment may hold line breaks
+BETWEEN = "\x1f"
+QUEUE = ENDS + BETWEEN.join(("%F", "%K", "%A", "%T", "%r", "%j", "%k"))  # what users write stands last
+
+NOT_ENDED = {"PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of an array, or a plain job, that squeue lists: one that waits, runs or is about to end.
+
+    Args:
+        job: the array's id, or the plain job's.
+        index: within the array; None for a plain job.
+        state: in full, as in `man squeue`, JOB STATE CODES: PENDING, RUNNING, …
+        reason: why it waits: Dependency, DependencyNeverSatisfied, Resources, …
+        id: its own, as in SLURM_JOB_ID; the array's while it waits with others.
+    """
+
+    job: int
+    index: int | None
+    state: str
+    reason: str
+    comment: str
+    name: str
+    id: int = 0
+
+    def __str__(self) -> str:
+        """What scancel and scontrol call it. Its own id would not do: that of one task is the array's, and means all."""
+        return f"{self.job}" if self.index is None else f"{self.job}_{self.index}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, as the accounting has it.
+
+    Args:
+        state: COMPLETED, FAILED, TIMEOUT, CANCELLED, NODE_FAIL, OUT_OF_MEMORY, PREEMPTED, …
+        exit_code: its own and the signal that killed it: `7:0`, `0:9`.
+    """
+
+    state: str
+    exit_code: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the cluster's configuration says.
+
+    Args:
+        max_array_size: one more than the greatest index of an array.
+        accounting: whether sacct can say how a job ended.
+        enforced: what a submission must satisfy (AccountingStorageEnforce): associations, limits, qos, …
+    """
+
+    max_array_size: int
+    accounting: bool
+    version: str
+    cluster: str
+    enforced: tuple[str, ...]
+
+
+def parse_queue(text: str) -> list[Task]:
+    """The tasks that squeue printed in the format QUEUE."""
+    records = [record.removesuffix("\n").split(BETWEEN, 6) for record in text.split(ENDS)]
+    return [_task(*record) for record in records if len(record) == 7]
+
+
+def _task(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Task:
+    return Task(
+        job=int(job),
+        index=int(index) if index.isdigit() else None,  # N/A for a plain job
+        state=state,
+        reason=reason,
+        comment="" if comment == "(null)" else comment,
+        name=name,
+        id=int(own),
+    )
+
+
+def parse_ended(text: str) -> dict[tuple[int, int | None], Ended]:
+    """The tasks that are over, in sacct's lines `JobID|State|ExitCode`."""
+    found = {}
+    for line in text.splitlines():
+        name, state, exit_code = line.split("|")
+        word = state.split()[0] if state else ""  # CANCELLED by UID
+        if word and word not in NOT_ENDED:
+            found.update({task: Ended(word, exit_code) for task in _tasks(name)})
+    return found
+
+
+def _tasks(name: str) -> Iterator[tuple[int, int | None]]:
+    """The tasks in a JobID of sacct's: `12`, `12_3`, or `12_[0-3,7%2]` for those of an array that never started."""
+    match = re.fullmatch(r"(\d+)(?:_(?:(\d+)|\[([\d,:-]+)(?:%\d+)?\]))?", name)
+    if match is None:
+        return  # 12+0, part of a job of several kinds: none of ours is
+    job, index, ranges = match.groups()
+    if ranges:
+        yield from ((int(job), each) for each in parse_ranges(ranges))
+    else:
+        yield int(job), None if index is None else int(index)
+
+
+def parse_ranges(text: str) -> list[int]:
+    """0, 1, 2, 3, 7, 8, 10 and 12 of `0-3,7,8-12:2`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part).groups()  # type: ignore[union-attr]
+        found.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+    return found
+
+
+def parse_limits(text: str) -> Limits:
+    """The limits in what `scontrol show config` prints."""
+    values = {key.strip(): value.strip() for key, equals, value in (line.partition("=") for line in text.splitlines()) if equals}
+    enforced = values.get("AccountingStorageEnforce", "none")
+    return Limits(
+        max_array_size=int(values["MaxArraySize"]),
+        accounting=values.get("AccountingStorageType", "").endswith(("slurmdbd", "mysql")),
+        version=values.get("SLURM_VERSION", "unknown"),
+        cluster=values.get("ClusterName", "unknown"),
+        enforced=() if enforced in ("none", "(null)") else tuple(enforced.split(",")),
+    )

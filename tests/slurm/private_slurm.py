@@ -1,0 +1,264 @@
+"""A Slurm of its own on this machine: real daemons, two nodes, four pretended GPUs, nothing outside one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from tests.slurm.configuration import GPUS_PER_NODE, NODES, Place, Settings, gres_conf, slurm_conf, slurmdbd_conf, user
+from tests.slurm.counted_sbatch import CountedSbatch
+
+PACKAGES = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core"
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd", "mariadb-install-db")
+# Below what the kernel gives to clients: a port that a daemon left for a moment is still free when it comes back.
+PORTS = range(20000, 30000)
+
+
+class SlurmMissing(Exception):
+    """Programs that the private Slurm consists of are not installed."""
+
+
+def program(name: str) -> str:
+    """Its path. The daemons are in folders that only root has on PATH."""
+    path = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
+    if path is None:
+        raise SlurmMissing(
+            f"these tests run on a real Slurm, and {name} is not installed\n"
+            f"on Debian and Ubuntu: sudo apt-get install --no-install-recommends {PACKAGES}\n"
+            "(`make test` does it when it is root)"
+        )
+    return path
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Returns as soon as `condition()` is true; an AssertionError that names `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise OSError(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
+
+
+def listens(at: Path | int) -> bool:
+    """Whether a process takes connections at a socket's path or at a port."""
+    local = isinstance(at, Path)
+    with socket.socket(socket.AF_UNIX if local else socket.AF_INET) as client:
+        return client.connect_ex(str(at) if local else ("127.0.0.1", at)) == 0
+
+
+class PrivateSlurm:
+    """A Slurm whose daemons live as long as this process at the most. A context manager."""
+
+    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+        controller, database, *nodes = free_ports(2 + len(NODES))
+        self.place = Place(folder, controller, database, tuple(nodes))
+        self.settings = settings or Settings()
+        self._daemons: dict[str, int] = {}
+        self._supervisor: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> PrivateSlurm:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment for its Slurm commands to mean this one."""
+        return {"SLURM_CONF": str(self.place.slurm_conf)}
+
+    def start(self) -> None:
+        """Returns when a job that is submitted would start."""
+        for name in PROGRAMS:
+            program(name)
+        self._write()
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("_supervisor.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the tests, which then stop it
+        )
+        try:
+            self._start_daemons()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends every daemon and every process of every job, and removes what they kept. The logs stay."""
+        if self._supervisor is not None:
+            self._supervisor.communicate()
+            self._supervisor = None
+        self._daemons.clear()
+        shutil.rmtree(self.place.state, ignore_errors=True)
+
+    # What a test does with it
+
+    def run(self, *words: str | Path, timeout_s: float = 20) -> str:
+        """What a client command printed on stdout. An AssertionError with its message when it fails."""
+        done = subprocess.run(
+            [*map(str, words)], env=self._whole_environment(), text=True, capture_output=True, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"{words} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self, *words: str | Path) -> str:
+        """The id of the job that `sbatch WORDS…` makes."""
+        return self.run("sbatch", "--parsable", *words).strip()
+
+    def states(self, job: str) -> dict[str, str]:
+        """The state of each element of an array by its index; of a job that is none, by `N/A`.
+
+        Slurm knows an ended job for five minutes without accounting.
+        """
+        listing = self.run("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%K %T")
+        return dict(line.split() for line in listing.splitlines())
+
+    def wait_for(self, job: str, *states: str, timeout_s: float = 30) -> None:
+        """Returns when the job, or every element of the array, is in one of the states."""
+        wait_until(lambda: set(self.states(job).values()) <= {*states}, timeout_s, f"job {job} {' or '.join(states)}")
+
+    def restart_requeued(self, job: str) -> None:
+        """Ends the wait of a requeued job."""
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def kill_controller(self) -> None:
+        self._kill("slurmctld")
+
+    def start_controller(self) -> None:
+        """Returns when the controller answers."""
+        self._start("slurmctld", "-D")
+        wait_until(self._controller_answers, 20, f"slurmctld answers (logs: {self.place.logs})")
+
+    def kill_node(self, name: str) -> None:
+        """Kills that slurmd; the processes of its jobs live on."""
+        self._kill(name)
+
+    def start_node(self, name: str) -> None:
+        self._start("slurmd", "-D", "-N", name, daemon=name)
+
+    def counting(self, folder: Path) -> CountedSbatch:
+        """A count of the sbatch calls of the processes that are given its environment. Makes the folder."""
+        return CountedSbatch(folder, self.environment).write()
+
+    # How it comes to be
+
+    def _write(self) -> None:
+        place = self.place
+        for folder in (place.logs, place.state / "controller", *(place.state / node for node in NODES)):
+            folder.mkdir(parents=True, exist_ok=True)
+        key = place.state / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        place.slurm_conf.write_text(slurm_conf(place, self.settings))
+        (place.folder / "gres.conf").write_text(gres_conf(place))
+        for node in NODES:
+            for number in range(GPUS_PER_NODE):
+                place.gpu(node, number).symlink_to(os.devnull)
+        if self.settings.accounting:
+            slurmdbd = place.folder / "slurmdbd.conf"
+            slurmdbd.touch(mode=0o600)
+            slurmdbd.write_text(slurmdbd_conf(place))
+
+    def _start_daemons(self) -> None:
+        self._start_munged()
+        if self.settings.accounting:
+            self._start_accounting()
+        self._start("slurmctld", "-D")
+        for name in NODES:
+            self.start_node(name)
+        wait_until(self._nodes_are_idle, 30, f"the nodes are idle (logs: {self.place.logs})")
+
+    def _start_munged(self) -> None:
+        state = self.place.state
+        files = {
+            "key-file": state / "munge.key",
+            "socket": self.place.munge_socket,
+            "pid-file": state / "munged.pid",
+            "seed-file": state / "munged.seed",
+            "log-file": self.place.logs / "munged.log",
+        }
+        # --force: the folders above need not be what munged asks for, the key is only for this Slurm
+        self._start("munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items()))
+        wait_until(lambda: listens(self.place.munge_socket), 10, f"munged listens (logs: {self.place.logs})")
+
+    def _start_accounting(self) -> None:
+        data = f"--datadir={self.place.state / 'mariadb'}"
+        self.run(
+            *(program("mariadb-install-db"), "--no-defaults", f"--user={user()}", data, "--skip-test-db"),
+            "--auth-root-authentication-method=normal",
+        )
+        self._start(
+            *("mariadbd", "--no-defaults", f"--user={user()}", data, f"--tmpdir={self.place.state}"),
+            *("--skip-networking", f"--socket={self.place.mariadb_socket}", f"--pid-file={self.place.state}/mariadb.pid"),
+            # slurmdbd asks for a longer wait than the default; nothing has to survive a power cut
+            *("--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"),
+        )
+        wait_until(lambda: listens(self.place.mariadb_socket), 20, f"mariadbd listens (logs: {self.place.logs})")
+        self._start("slurmdbd", "-D")
+        wait_until(lambda: listens(self.place.database_port), 30, f"slurmdbd listens (logs: {self.place.logs})")
+        self.run("sacctmgr", "--immediate", "--quiet", "add", "cluster", "private")
+
+    def _whole_environment(self) -> dict[str, str]:
+        """This process's, without what a job of another Slurm around it would have left."""
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SQUEUE"))}
+        return {**own, **self.environment}
+
+    def _start(self, name: str, *words: str, daemon: str | None = None) -> None:
+        daemon = daemon or name
+        assert daemon not in self._daemons, f"{daemon} runs already"
+        request = {
+            "words": [program(name), *words],
+            # where a client of "localhost" finds MariaDB
+            "environment": {**self._whole_environment(), "MYSQL_UNIX_PORT": str(self.place.mariadb_socket)},
+            "log": str(self.place.logs / f"{daemon}.log"),
+        }
+        self._daemons[daemon] = int(self._ask({"start": request}))
+
+    def _kill(self, daemon: str) -> None:
+        self._ask({"kill": self._daemons.pop(daemon)})
+
+    def _ask(self, request: dict[str, object]) -> str:
+        assert self._supervisor is not None, "this Slurm is not started"
+        self._supervisor.stdin.write(json.dumps(request) + "\n")
+        self._supervisor.stdin.flush()
+        return self._supervisor.stdout.readline().strip()
+
+    def _controller_answers(self) -> bool:
+        return self._printed("scontrol", "ping").endswith("is UP")
+
+    def _nodes_are_idle(self) -> bool:
+        return self._printed("sinfo", "--noheader", "--partition=main", "--states=idle", "--format=%D") == str(len(NODES))
+
+    def _printed(self, *words: str) -> str:
+        """What a command printed that may fail, or hang, as long as the controller is not there."""
+        try:
+            return self.run(*words, timeout_s=3).strip()
+        except (AssertionError, subprocess.TimeoutExpired):
+            return ""

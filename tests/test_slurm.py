@@ -1,0 +1,240 @@
+"""What Slurm prints, pasted from Slurm 22.05, and how its programs are called: those here are small scripts on PATH."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cruijff_kit import slurm
+from cruijff_kit.slurm import SlurmError
+from cruijff_kit.slurm_output import QUEUE, Ended, Limits, Task, parse_ended, parse_limits, parse_queue, parse_ranges
+
+# squeue --noheader --array --user=0 --format=QUEUE; the comment of array 29 holds a line break.
+SQUEUE = """\
+\x1e2\x1f3\x1f18\x1fPENDING\x1fDependencyNeverSatisfied\x1fsweep eval,2\x1fa b
+\x1e4\x1f7\x1f4\x1fPENDING\x1fDependency\x1flater\x1f(null)
+\x1e1\x1f5\x1f12\x1fRUNNING\x1fNone\x1fsweep-train\x1f/home/me/my exp|#1 "x"
+\x1e29\x1f13\x1f29\x1fRUNNING\x1fNone\x1fwrap\x1fline one
+line two
+\x1e3\x1fN/A\x1f3\x1fRUNNING\x1fNone\x1falone\x1f(null)
+"""
+
+# sacct --noheader --parsable2 --allocations --jobs=1,2,3,4 --format=JobID,State,ExitCode
+SACCT = """\
+3|CANCELLED by 0|0:0
+1_0|COMPLETED|0:0
+1_1|RUNNING|0:0
+1_2|FAILED|0:9
+1_3|FAILED|7:0
+2_1|PENDING|0:0
+2_2|CANCELLED by 0|0:0
+4_[0,3,7%2]|PENDING|0:0
+5_[0-1,7%2]|CANCELLED by 0|0:0
+"""
+
+CONFIG = """\
+Configuration data as of 2026-11-24T13:37:13
+AccountingStorageEnforce = none
+AccountingStorageHost   = localhost
+AccountingStorageType   = accounting_storage/slurmdbd
+ClusterName             = lab
+KillWait                = 5 sec
+MaxArraySize            = 1001
+SLURM_VERSION           = 22.05.8
+SlurmctldHost[0]        = vm(127.0.0.1)
+SlurmctldParameters     = (null)
+
+Slurmctld(primary) at vm is UP
+"""
+
+
+def test_squeue_lists_tasks_and_jobs_whatever_their_comments_hold():
+    assert parse_queue(SQUEUE) == [
+        Task(2, 3, "PENDING", "DependencyNeverSatisfied", "a b", "sweep eval,2", 18),
+        Task(4, 7, "PENDING", "Dependency", "", "later", 4),
+        Task(1, 5, "RUNNING", "None", '/home/me/my exp|#1 "x"', "sweep-train", 12),
+        Task(29, 13, "RUNNING", "None", "line one\nline two", "wrap", 29),
+        Task(3, None, "RUNNING", "None", "", "alone", 3),
+    ]
+
+
+def test_a_task_is_named_as_scancel_names_it():
+    assert [str(task) for task in parse_queue(SQUEUE)] == ["2_3", "4_7", "1_5", "29_13", "3"]
+
+
+def test_an_empty_queue_is_empty():
+    assert parse_queue("") == []
+
+
+def test_sacct_says_how_tasks_ended_and_those_of_an_array_that_never_started_too():
+    assert parse_ended(SACCT) == {
+        (3, None): Ended("CANCELLED", "0:0"),
+        (1, 0): Ended("COMPLETED", "0:0"),
+        (1, 2): Ended("FAILED", "0:9"),
+        (1, 3): Ended("FAILED", "7:0"),
+        (2, 2): Ended("CANCELLED", "0:0"),
+        (5, 0): Ended("CANCELLED", "0:0"),
+        (5, 1): Ended("CANCELLED", "0:0"),
+        (5, 7): Ended("CANCELLED", "0:0"),
+    }
+
+
+def test_a_job_of_several_kinds_is_passed_over():
+    assert parse_ended("12+0|FAILED|1:0\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("7", [7]), ("0-3,7", [0, 1, 2, 3, 7]), ("0-8:4", [0, 4, 8]), ("1,3-5,9-10", [1, 3, 4, 5, 9, 10])]
+)
+def test_slurms_ranges_are_read(text, numbers):
+    assert parse_ranges(text) == numbers
+
+
+def test_the_limits_are_read_from_the_configuration():
+    assert parse_limits(CONFIG) == Limits(1001, True, "22.05.8", "lab", ())
+
+
+def test_a_cluster_without_accounting_says_so():
+    assert not parse_limits(CONFIG.replace("slurmdbd", "none")).accounting
+
+
+def test_what_a_submission_must_satisfy_is_a_list():
+    text = CONFIG.replace("Enforce = none", "Enforce = associations,limits,qos")
+    assert parse_limits(text).enforced == ("associations", "limits", "qos")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Puts a shell script on PATH under the name of one of Slurm's programs, and no other program of Slurm's."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+
+    def write(name: str, body: str) -> Path:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+        return tmp_path
+
+    return write
+
+
+def test_what_a_program_prints_is_returned(program):
+    program("squeue", 'echo "$1 done"')
+    assert slurm.call(["squeue", "--me"]) == "--me done\n"
+
+
+def test_a_missing_program_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError) as caught:
+        slurm.call(["sbatch", "x.sh"])
+    assert str(caught.value) == "sbatch was not found: is this a login node of the cluster? Slurm's programs must be on PATH"
+
+
+def test_a_program_that_may_not_be_run_is_one_message(program, monkeypatch):
+    folder = program("sbatch", "true")
+    (folder / "sbatch").chmod(0o644)
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(SlurmError, match=r"^sbatch cannot be run: Permission denied$"):
+        slurm.call(["sbatch", "x.sh"])
+
+
+def test_a_program_that_hangs_is_one_message(program):
+    program("squeue", "exec sleep 60")
+    with pytest.raises(SlurmError) as caught:
+        slurm.call(["squeue"], timeout_s=0.2)
+    assert str(caught.value) == (
+        "Slurm does not answer (squeue took more than 0.2 s): its controller may be down: see `scontrol ping`, or try again later"
+    )
+
+
+def test_a_program_that_hangs_and_says_why_is_quoted(program):
+    program("squeue", "echo 'squeue: error: cannot stat file /etc/slurm.conf, retrying in 1sec up to 60sec' >&2; exec sleep 60")
+    with pytest.raises(SlurmError) as caught:
+        slurm.call(["squeue"], timeout_s=1)
+    assert str(caught.value) == (
+        "Slurm does not answer (squeue took more than 1 s): cannot stat file /etc/slurm.conf, retrying in 1sec up to 60sec"
+    )
+
+
+def test_a_refusal_is_shown_whole(program):
+    said = "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed: Invalid partition name specified"
+    program("sbatch", f"echo '{said}' >&2; exit 1")
+    with pytest.raises(SlurmError) as caught:
+        slurm.call(["sbatch", "x.sh"])
+    assert str(caught.value) == (
+        "sbatch: error: invalid partition specified: nope\nBatch job submission failed: Invalid partition name specified"
+    )
+
+
+def test_a_controller_that_is_down_does_not_answer(program):
+    program("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    with pytest.raises(SlurmError) as caught:
+        slurm.queue()
+    assert str(caught.value) == (
+        "Slurm does not answer (squeue): slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    )
+
+
+def test_a_program_that_fails_without_a_word_is_one_message(program):
+    program("sacct", "exit 3")
+    with pytest.raises(SlurmError, match=r"^sacct failed with exit code 3 and said nothing$"):
+        slurm.ended([1])
+
+
+def test_squeue_is_asked_for_mine_only_and_free_of_the_users_settings(program, monkeypatch):
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    folder = program("squeue", 'printf "%s\\n" "$@" "${SQUEUE_STATES-unset}" "$SLURM_BITSTR_LEN" > "${0%/*}/asked"')
+    assert slurm.queue() == []
+    asked = (folder / "asked").read_text().split("\n")
+    assert asked == ["--noheader", "--array", f"--user={os.getuid()}", f"--format={QUEUE}", "unset", "0", ""]
+
+
+def test_without_accounting_nothing_is_known_to_have_ended(program):
+    program("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert slurm.ended([1, 2]) == {}
+
+
+def test_nothing_is_asked_about_no_jobs(program):
+    program("sacct", "exit 9")
+    program("scancel", "exit 9")
+    assert slurm.ended([]) == {}
+    slurm.cancel([])
+
+
+def test_a_job_that_is_over_may_be_cancelled(program):
+    program("scancel", "echo 'scancel: error: Kill job error on job id 9: Invalid job id specified' >&2; exit 1")
+    slurm.cancel(["9"])
+
+
+def test_a_job_of_someone_else_may_not_be_cancelled(program):
+    program("scancel", "echo 'scancel: error: Kill job error on job id 9: Access/permission denied' >&2; exit 1")
+    with pytest.raises(SlurmError, match=r"^scancel: error: Kill job error on job id 9: Access/permission denied$"):
+        slurm.cancel(["9"])
+
+
+@pytest.mark.parametrize(("job", "name"), [("29", "29_13"), ("12", "1_5"), ("29_13", "29_13"), ("3", "3")])
+def test_one_task_is_requeued_though_it_has_the_id_of_its_array(program, job, name):
+    folder = program("squeue", f"cat <<'END'\n{SQUEUE}END")
+    program("scontrol", 'echo "$@" > "${0%/*}/asked"')
+    slurm.requeue(job)
+    assert (folder / "asked").read_text() == f"requeue {name}\n"
+
+
+def test_the_state_of_one_task_is_its_own(program):
+    program("squeue", f"cat <<'END'\n{SQUEUE}END")
+    assert [slurm.state(job) for job in ("29", "4_7", "77")] == ["RUNNING", "PENDING", None]
+
+
+def test_a_job_that_slurm_does_not_know_has_no_state(program):
+    program("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert slurm.state("9999") is None
+
+
+def test_a_trial_inside_a_job_is_not_a_step_of_that_job(program, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "5", "SLURM_CPUS_PER_TASK": "8", "SLURM_CONF": "/x", "SBATCH_ACCOUNT": "me"}.items():
+        monkeypatch.setenv(name, value)
+    folder = program("srun", 'env | grep ^SLURM_ | sort > "${0%/*}/asked"; echo "$@" >> "${0%/*}/asked"')
+    slurm.test_only(["--partition=gpu"])
+    assert (folder / "asked").read_text() == "SLURM_ACCOUNT=me\nSLURM_CONF=/x\n--test-only --partition=gpu true\n"
