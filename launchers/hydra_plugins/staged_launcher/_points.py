@@ -66,21 +66,12 @@ def _work_return(work: Work) -> JobReturn:
     """The last stage's result, or the exception of the first that failed."""
     failed = [part for part in work.parts.values() if part.state is State.FAILED]
     if failed:
-        return _made_up(work.config, JobStatus.FAILED, failed[0].error)
+        return _made_up(JobStatus.FAILED, failed[0].error)
     done: List[Part] = list(work.parts.values())
     result = done[-1].result if done else None  # none yet where the launch does not wait for its jobs
-    return result or _made_up(work.config, JobStatus.COMPLETED, None)
+    return result or _made_up(JobStatus.COMPLETED, None)
 
 
-def _made_up(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
+def _made_up(status: JobStatus, value: Any) -> JobReturn:
     """A JobReturn for a work of which no job returned one."""
-    task_config = copy.deepcopy(config)
-    with read_write(task_config), open_dict(task_config):
-        del task_config["hydra"]
-    return JobReturn(
-        cfg=task_config,
-        hydra_cfg=OmegaConf.masked_copy(config, "hydra"),
-        task_name=JobRuntime.instance().get("name"),
-        status=status,
-        _return_value=value,
-    )
+    return JobReturn(task_name=JobRuntime.instance().get("name"), status=status, _return_value=value)

@@ -4,10 +4,10 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from hydra.errors import CompactHydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cruijff_kit import slurm
 
@@ -28,6 +28,7 @@ class SlurmRun:
         self._results = results
         self._folder = Path(self._options.folder).absolute()
         self._slots: Dict[int, Slot] = {}
+        self._keys = {id(part): key for work in works for part, key in _keys(work, self._options.keys_key)}
 
     def run(self) -> None:
         self._recall()
@@ -41,9 +42,9 @@ class SlurmRun:
         return [(work, part) for work in self._works for part in work.parts.values()]
 
     def _recall(self) -> None:
-        for work, part in self._parts():
-            if self._key(work, part.stage) in self._results:
-                part.state, part.result = State.DONE, self._results[self._key(work, part.stage)]
+        for _, part in self._parts():
+            if self._keys[id(part)] in self._results:
+                part.state, part.result = State.DONE, self._results[self._keys[id(part)]]
 
     def _submit(self, lock: int) -> Tuple[Optional[Launch], List[Array]]:
         """Send what has to be sent; all of it, or nothing."""
@@ -61,7 +62,7 @@ class SlurmRun:
         for work in self._works:
             sent: List[Optional[str]] = []  # the stages of this work that are to be sent now
             for part in work.parts.values():
-                key = self._key(work, part.stage)
+                key = self._keys[id(part)]
                 slot, anew = found.live.get(key), any(need in sent for need in part.stage.needs)
                 if slot is not None and not anew:
                     adopted[id(work), part.stage.name] = self._slots[id(part)] = slot
@@ -72,15 +73,6 @@ class SlurmRun:
                     stale += [f"{slot.job}_{slot.index}"] if slot is not None else []
         slurm.cancel(stale)
         return adopted
-
-    def _key(self, work: Work, stage: Stage) -> Key:
-        """What tells this stage of this work from any other: the application's word, or a digest of the config."""
-        text = OmegaConf.select(work.config, f"{self._options.keys_key}.{stage.name}") if stage.name else None
-        if text is None:
-            plain = OmegaConf.to_container(work.config, resolve=False)
-            plain.pop("hydra", None)
-            text = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
-        return stage.name, str(text)
 
     def _resources(self, work: Work, stage: Stage) -> Dict[str, Any]:
         """sbatch options of the stage: the launcher's, and over them those in the point's own config."""
@@ -105,7 +97,8 @@ class SlurmRun:
         return launch
 
     def _record(self, launch: Launch, array: Array) -> Record:
-        return record(launch, array, {index: self._key(work, array.stage)[1] for index, work in array.works.items()})
+        parts = {index: work.parts[array.stage.name] for index, work in array.works.items()}
+        return record(launch, array, {index: self._keys[id(part)][1] for index, part in parts.items()})
 
     def _send_all(self, launch: Launch, records: List[Tuple[Array, Record]], lock: int) -> None:
         """One sbatch an array; where one is refused, those before it are taken back."""
@@ -133,9 +126,23 @@ class SlurmRun:
             jobs = " ".join(sorted({str(slot.job) for slot in self._slots.values()}))
             print(f"\nthe jobs go on: {jobs}. The same command waits for them again; scancel {jobs} ends them", file=sys.stderr)
             raise
-        for work, part in self._parts():
+        for _, part in self._parts():
             if part.state is State.DONE:
-                self._results[self._key(work, part.stage)] = part.result
+                self._results[self._keys[id(part)]] = part.result
+
+
+def _keys(work: Work, keys_key: str) -> Iterator[Tuple[Part, Key]]:
+    """What tells each stage of this work from any other: the application's word, or a digest of the config."""
+    own = OmegaConf.select(work.config, keys_key)
+    text = _digest(work.config) if own is None else ""
+    for part in work.parts.values():
+        yield part, (part.stage.name, text if own is None else str(own[part.stage.name]))
+
+
+def _digest(config: DictConfig) -> str:
+    plain = OmegaConf.to_container(config, resolve=False)
+    plain.pop("hydra", None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def print_accepted(works: List[Work], arrays: List[Array], slots: Dict[int, Slot], parts: List[Tuple[Work, Part]]) -> None:

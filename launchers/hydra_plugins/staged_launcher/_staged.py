@@ -16,6 +16,8 @@ class StagedLauncher(Launcher):
 
     # says itself what failed, so that a sweeper need not
     reports_failures = True
+    # composes every point before anything starts, so that a sweeper need not
+    composes_first = True
 
     # what a stage may hold beside `needs`
     stage_options: Tuple[str, ...] = ()

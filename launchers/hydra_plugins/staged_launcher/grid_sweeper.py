@@ -68,6 +68,7 @@ class GridSweeper(Sweeper):
 
     def _points(self, arguments: List[str]) -> List[List[str]]:
         """The overrides of each point, checked."""
+        from ._compose import PointComposer
         from ._grid import first_appearances, make_axes, make_points
 
         loader = self.hydra_context.config_loader
@@ -75,10 +76,17 @@ class GridSweeper(Sweeper):
         params = parser.parse_overrides([f"{key}={values}" for key, values in self.params.items()])
         axes = make_axes(params, parser.parse_overrides(arguments), parser.parse_override)
         points = make_points(axes, self.exclude)
-        for point in first_appearances(points):
-            loader.load_sweep_config(self.config, [choice.override for choice in point])
+        if not self._composed_by_launcher(len(points)):
+            composer = PointComposer(self.hydra_context, self.config)
+            for point in first_appearances(points):
+                composer.compose([choice.override for choice in point], 0)
         log.debug("%d points of a grid of %s", len(points), " x ".join(str(len(axis)) for axis in axes))
         return [[choice.override for choice in point] for point in points]
+
+    def _composed_by_launcher(self, points: int) -> bool:
+        """Whether the launcher composes every point before anything starts, which finds the same faults."""
+        one_batch = self.max_batch_size is None or points <= self.max_batch_size
+        return one_batch and getattr(self.launcher, "composes_first", False)
 
     def _save_config(self) -> None:
         """Leave multirun.yaml in the sweep's folder, as BasicSweeper does."""
