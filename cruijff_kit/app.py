@@ -12,17 +12,13 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
+from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, Problem, closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from cruijff_kit.plan import Plan
-    from cruijff_kit.sweep import Run
 
 
 def run(folder: Path, words: list[str]) -> int:
@@ -67,8 +63,8 @@ def _hydra(words: Sequence[str]) -> int:
 
     register()
     register_open_nodes()
-    # conf/hydra/launcher/staged_local.yaml has the name of the plugin's own schema, and is meant to be checked by it
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/staged_local' is validated against ConfigStore schema")
+    # conf/hydra/launcher/staged_*.yaml have the names of the plugin's own schemas, and are meant to be checked by them
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/staged_(local|slurm)' is validated against ConfigStore schema")
     sys.argv = ["cruijff-kit run", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     try:
@@ -103,158 +99,44 @@ def explain(error: BaseException) -> str:
     return str(Problem(COMMAND_LINE, f"unknown parameter '{name}'", name, fix=hint))
 
 
-@dataclass
-class Prepared:
-    """What the launcher gets back: a config for each point, and what runs beside them."""
+def prepare(configs: Sequence[DictConfig]) -> Any:
+    """What the launcher runs for these points: see preparation.prepare."""
+    from cruijff_kit import preparation
 
-    points: list[DictConfig]
-    extras: list[DictConfig]
-
-
-def prepare(configs: Sequence[DictConfig]) -> Prepared:
-    """Finds or makes the run of each config, and fills in its commands.
-
-    Raises:
-        ExperimentError: experiment.yaml or an override is wrong; nothing was started.
-        CruijffKitError: experiment.yaml changed since generate, or the folder was moved.
-    """
-    from cruijff_kit import overrides, workspace
-    from cruijff_kit.generate import change, check_current
-    from cruijff_kit.paths import HIDDEN
-    from cruijff_kit.plan import plan
-
-    folder = Path(configs[0].experiment_dir)
-    check_source(configs[0], folder)
-    hidden = folder / HIDDEN
-    with workspace.locked(hidden):
-        workspace.recover(hidden)
-        made = plan(folder, to_run=True, weights=any("train" in config.stages for config in configs))
-        check_current(made)
-        known = {run.identity: run for run in reversed(made.all_runs)}
-        runs, words, problems = [], [], []
-        for config in configs:
-            check_stages(config)
-            try:
-                words.append(overrides.evaluation_words(made, config))
-                runs.append(_run_of(made, known, config))
-            except ExperimentError as error:
-                problems += error.problems
-        if problems:
-            raise ExperimentError(dict.fromkeys(problems))
-        needed = change(made).needed()
-        if needed:
-            workspace.write(needed, folder, hidden)
-    return _prepared(made, configs, runs, words)
+    return preparation.prepare(configs)
 
 
-def check_stages(config: DictConfig) -> None:
-    wrong = isinstance(config.stages, str) or [stage for stage in config.stages if stage not in ("train", "eval")]
-    if wrong:
-        raise CruijffKitError(f"stages={config.stages}: expected a list of train and eval: stages=[eval]")
-
-
-def check_source(config: DictConfig, folder: Path) -> None:
-    """That `config` came from `folder`: the multirun.yaml of a copied folder names the one that it was copied from.
-
-    Raises:
-        CruijffKitError: it came from another.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    from cruijff_kit.experiment import FILE_NAME
-    from cruijff_kit.generate import check_place
-
-    hydra = config.hydra if "hydra" in config else HydraConfig.get()  # a launcher has it, a task function does not
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            above = (parent for parent in Path(source.path).parents if (parent / FILE_NAME).is_file())
-            check_place(folder, next(above, Path(source.path)))
-
-
-def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
-    """The run that `config` describes; a new one is added to the plan under the next free number."""
-    from cruijff_kit import overrides, training_checks
-    from cruijff_kit.run_mapping import Row
-
-    point = overrides.read(made, config)
-    fresh = made.composer.run("", point.params, point.settings, point.torchtune)
-    overrides.check_took_effect(point, fresh)
-    if fresh.identity in known:
-        return known[fresh.identity]
-    fresh = made.composer.named(fresh, made.next_id(fresh.identity))
-    faults = [problem for problem in training_checks.check_runs(made.composer, [fresh], gpus=made.gpus) if problem.level == "error"]
-    if faults:
-        raise ExperimentError(faults)
-    made.retired.pop(fresh.id, None)
-    made.rows[fresh.id] = replace(Row.of(fresh), added=True, settings=point.settings, torchtune=point.torchtune)
-    made.added.append(fresh)
-    known[fresh.identity] = fresh
-    return fresh
-
-
-def _prepared(made: Plan, configs: Sequence[DictConfig], runs: Sequence[Run], settings: Sequence[list[str]]) -> Prepared:
-    """A config for each point, the same one for points that are equal; beside a sweep, the baseline's.
-
-    Args:
-        settings: what each point's evaluation is told, `limit=5`.
-    """
-    from cruijff_kit.paths import BASELINE
-
-    points: dict[tuple, DictConfig] = {}
-    baselines: dict[tuple, DictConfig] = {}
-    filled = []
-    for config, run, words in zip(configs, runs, settings):
-        key = (run.id, *config.stages, *words)
-        if key not in points:
-            points[key] = _filled(made, config, run.id, run.recipe, words)
-        filled.append(points[key])
-        in_sweep = "hydra" in config  # a launcher's config; a task function's has no such node
-        if in_sweep and config.evaluation.enabled and config.evaluation.baseline and "eval" in config.stages:
-            if tuple(words) not in baselines:
-                baselines[tuple(words)] = _filled(made, config, BASELINE, "", words)
-                baselines[tuple(words)].stages = ["eval"]
-    return Prepared(filled, list(baselines.values()))
-
-
-def _filled(made: Plan, config: DictConfig, name: str, recipe: str, words: Sequence[str]) -> DictConfig:
-    """`config` with its run and its commands: all that a job needs to know."""
-    import copy
-
-    from omegaconf import open_dict
-
-    layout = made.layout
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        config.run = name
-        config.stages = [stage for stage in config.stages if stage != "eval" or config.evaluation.enabled]
-        config.commands = {
-            "train": ["tune", "run", recipe, "--config", str(layout.train_config(name))],
-            "eval": ["python", str(layout.eval_script(name)), *words],
-        }
-    return config
-
-
-def run_point(config: DictConfig) -> None:
+def run_point(config: DictConfig) -> float | None:
     """One stage of one run if `stage` is set, as in a job; else all of `stages`, here.
+
+    Returns the objective where the evaluation was among them, and one is set.
 
     Raises:
         CruijffKitError: a stage failed; those after it did not run.
     """
     if config.stage is None:
         config = prepare([config]).points[0]
+    value = None
     for stage in [config.stage] if config.stage else config.stages:
-        run_stage(config, stage)
+        value = run_stage(config, stage)
+    return value
 
 
-def run_stage(config: DictConfig, stage: str) -> None:
-    from cruijff_kit import stage_command
+def run_stage(config: DictConfig, stage: str) -> float | None:
+    """Runs a stage's command in the experiment's folder, from what was frozen if it comes from a queue."""
+    from cruijff_kit import evaluation_results, frozen, inputs, stage_command
     from cruijff_kit.train import train
 
+    folder = Path(config.experiment_dir)
+    if "frozen" in config:
+        inputs.check(Path(config.frozen.recorded), config.frozen.inputs[stage])
+        frozen.thaw(folder, config.frozen.files)
     print(f"{config.run} {stage}: {' '.join(config.commands[stage])}", flush=True)
     if stage == "train":
         train(_training(config))
-    else:
-        stage_command.run(list(config.commands[stage]), Path(config.experiment_dir))
+        return None
+    stage_command.run(list(config.commands[stage]), folder)
+    return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
 
 
 def _training(config: DictConfig) -> Any:

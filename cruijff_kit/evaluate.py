@@ -32,7 +32,7 @@ def evaluate(**arguments: Any) -> None:
     """
     from cruijff_kit.cli import report_faults
 
-    request = Request.of(arguments)
+    request = Request.of(arguments, Path(sys.argv[0]))
     sys.exit(report_faults(lambda: _evaluate(override(request, sys.argv[1:]))))
 
 

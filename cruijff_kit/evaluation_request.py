@@ -42,9 +42,11 @@ class Request:
     train_config: Path | None = None
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Request:
-        """The request of a script's arguments, which hold paths as text."""
+    def of(cls, arguments: Mapping[str, Any], script: Path) -> Request:
+        """The request of a script's arguments, which hold paths as text; that of the training's config starts at the script."""
         paths = {name: Path(arguments[name]) for name in ("model", "folder", "results_dir", "train_config") if name in arguments}
+        if "train_config" in paths:
+            paths["train_config"] = script.absolute().parent / paths["train_config"]
         return cls(**{**arguments, **paths})
 
     @classmethod
@@ -56,7 +58,7 @@ class Request:
         """
         for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "evaluate":
-                return cls.of({str(word.arg): ast.literal_eval(word.value) for word in node.keywords})
+                return cls.of({str(word.arg): ast.literal_eval(word.value) for word in node.keywords}, script)
         raise ValueError(f"{script} calls no evaluate()")
 
     def settings(self, task: Mapping[str, Any]) -> dict[str, Any]:

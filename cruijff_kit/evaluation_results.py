@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,17 @@ def line(results: Mapping[str, Any]) -> str:
         return f"{start} {results['status']}: {results['error']}"
     metrics = (f"{score['scorer']} {name} {value:.4g}" for score in results["scores"] for name, value in score["metrics"].items())
     return f"{start} {', '.join(metrics)}"
+
+
+def objective(folder: Path, name: str) -> float:
+    """The value of `TASK/SCORER/METRIC` in the latest results below `folder`, which are one run's.
+
+    Raises:
+        CruijffKitError: they hold no such scorer or metric.
+    """
+    task, scorer, metric = name.split("/", 2)
+    results = json.loads((folder / task / "results.json").read_text(encoding="utf-8"))
+    values = {f"{task}/{score['scorer']}/{key}": value for score in results["scores"] for key, value in score["metrics"].items()}
+    if f"{task}/{scorer}/{metric}" not in values:
+        raise CruijffKitError(f"evaluation.objective is {name}, and the results of {results['run']} hold {', '.join(values) or 'no scores'}")
+    return values[f"{task}/{scorer}/{metric}"]

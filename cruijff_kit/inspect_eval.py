@@ -33,7 +33,7 @@ def renderer(composer: Composer) -> Callable[[Run], str]:
         arguments = {
             "run": run.id,
             "model": f"{folder}/epoch_{run.config['epochs'] - 1}",
-            "train_config": str(composer.layout.train_config(run.id)),
+            "train_config": composer.layout.train_config(run.id).name,  # beside the script
             "params": dict(run.params),
         }
         return _script(composer, run.id, arguments, common(*_hardware(run)))

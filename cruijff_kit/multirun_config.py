@@ -15,7 +15,7 @@ from cruijff_kit.sweep import is_parameter, matches
 from cruijff_kit.torchtune_config import Composer
 
 # The keys of `evaluation` that an override may change for one `run`; eval scripts take the same.
-EVALUATION_KEYS = ("enabled", "baseline", "limit", "dtype", "generate")
+EVALUATION_KEYS = ("enabled", "baseline", "limit", "dtype", "generate", "objective")
 
 
 def render(composer: Composer) -> str:
@@ -33,6 +33,7 @@ def render(composer: Composer) -> str:
     values = {
         "defaults": defaults,
         "experiment_dir": escape(str(experiment.folder)),
+        "experiment_name": experiment.name,
         **root(composer),
         "evaluation": evaluation(experiment),
         "hydra": {"sweeper": sweeper},

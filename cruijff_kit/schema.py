@@ -19,9 +19,11 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 
 # Part of the language, and not evaluated or pruned by this version yet: named, so that nobody believes they work.
 NOT_YET = {
-    "evaluation": ("base_model", "merge_adapters", "group_by_base", "objective"),
+    "evaluation": ("base_model", "merge_adapters", "group_by_base"),
     "output": ("keep_checkpoints",),
 }
+
+OBJECTIVE_HINT = "for instance domain_qa/match/accuracy: the names of results.json"
 
 
 class _Section(BaseModel):
@@ -72,6 +74,7 @@ class Evaluation(_Section):
     generate: dict[str, Any] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
     backend: Literal["hf"] = "hf"
+    objective: Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*/[^/]+/[^/]+$")] | None = None
 
 
 class Output(_Section):
@@ -146,6 +149,8 @@ def _problem(source: YamlSource, fault: Any) -> Problem:
     if kind == "literal_error":
         supported = context["expected"].replace("'", "")
         return source.problem(path, f"unsupported {name} {fault['input']!r}", f"supported: {supported}")
+    if kind == "string_pattern_mismatch" and name == "objective":
+        return source.problem(path, f"expected TASK/SCORER/METRIC, got {fault['input']!r}", OBJECTIVE_HINT)
     if kind == "string_pattern_mismatch":
         what = f"{fault['input']!r} is no safe name for a file or a job"
         return source.problem(path, what, "use letters, digits, '.', '_' and '-', and do not start with a dot")
