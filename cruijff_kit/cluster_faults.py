@@ -18,11 +18,11 @@ def value_faults(key: str, value: Any) -> Iterator[str]:
         yield f"expected a number from 0, got {value}"
     elif isinstance(value, str) and (fault := _text_fault(value, spaces=key == "comment")):
         yield fault
-    elif key == "environment":
+    elif key == "environment" and value:
         yield from (f"'{name}' is no name of a variable" for name in value if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII))
         yield from (f"{name}: expected text or a number" for name, each in value.items() if isinstance(each, (dict, list)))
         yield from (f"{name} holds a null byte" for name, each in value.items() if "\0" in str(each))
-    elif key == "additional_parameters":
+    elif key == "additional_parameters" and value:
         for name, each in value.items():
             yield from _option_faults(str(name), each)
 
@@ -58,6 +58,20 @@ def key_faults(stages: Mapping[str, Any], file: str, above: str) -> Iterator[Pro
             yield from (unknown_key(f"{above}{stage}.{key}", file, above) for key in values if key not in KEYS)
 
 
+def form_fault(given: Any, file: str) -> Problem | None:
+    """A value where a mapping should be: OmegaConf 2.3 does not say of which key."""
+    if not isinstance(given, dict):
+        return Problem(file, "expected the stages train and eval, with their keys below")
+    for stage in STAGES:
+        values = given.get(stage, {})
+        if not isinstance(values, dict):
+            return Problem(file, "expected a mapping", stage, fix=f"its keys stand below it; nothing to set is {stage}: {{}}")
+        for key in ("environment", "additional_parameters"):
+            if not isinstance(values.get(key), dict | None):
+                return Problem(file, "expected a mapping", f"{stage}.{key}")
+    return None
+
+
 def type_fault(error: Any, file: str, above: str = "") -> Problem:
     """What OmegaConf found, in our words: a key that there is not, or a value of another type."""
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
@@ -65,12 +79,10 @@ def type_fault(error: Any, file: str, above: str = "") -> Problem:
     name = str(error.full_key or error.key or "")
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return unknown_key(name, file, above)
-    stage, _, rest = name.removeprefix(above).partition(".")
-    key = re.split(r"[.\[]", rest)[0]
+    key = re.split(r"[.\[]", name.removeprefix(above).partition(".")[2])[0]
     kind = re.match(r"\w+", str(Stage.__annotations__.get(key, "dict")))[0]
     got = re.match(r"Value '(.*)' of type", str(error.msg or ""))
-    fix = f"its keys stand below it; nothing to set is {stage}: {{}}" if stage in STAGES and not key else None
-    return Problem(file, f"expected {EXPECTED[kind]}" + (f", got '{got[1]}'" if got else ""), name, fix=fix)
+    return Problem(file, f"expected {EXPECTED[kind]}" + (f", got '{got[1]}'" if got else ""), name)
 
 
 def unknown_key(name: str, file: str, above: str = "") -> Problem:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit.cluster_faults import key_faults, type_fault, value_faults
+from cruijff_kit.cluster_faults import form_fault, key_faults, type_fault, value_faults
 from cruijff_kit.cluster_schema import OPTIONS, STAGES, Profile
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
 from cruijff_kit.paths import conf_dir
@@ -55,7 +55,10 @@ def profile(name: str) -> dict[str, dict[str, Any]]:
 
     path = file_of(name)
     try:
-        merged = OmegaConf.merge(with_defaults(), OmegaConf.load(path))  # as Hydra does
+        given = OmegaConf.load(path)  # as Hydra does
+        if fault := form_fault(OmegaConf.to_container(given), str(path)):
+            raise ExperimentError([_placed(fault, path)])
+        merged = OmegaConf.merge(with_defaults(), given)
     except OmegaConfBaseException as error:
         raise ExperimentError([_placed(type_fault(error, str(path)), path)]) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
