@@ -11,7 +11,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from cruijff_kit import cluster_profile
 from cruijff_kit.cluster_faults import type_fault, unknown_key
-from cruijff_kit.errors import COMMAND_LINE, CruijffKitError
+from cruijff_kit.errors import COMMAND_LINE, ExperimentError
 
 ABOVE = "cluster."
 
@@ -49,6 +49,6 @@ def explain(error: BaseException) -> str | None:
 def _fault_of(name: str) -> str | None:
     try:
         cluster_profile.profile(name)
-    except CruijffKitError as fault:
+    except ExperimentError as fault:
         return str(fault)
     return None

@@ -15,7 +15,7 @@ from typing import Any
 
 from cruijff_kit.cluster_faults import form_fault, key_faults, type_fault, value_faults
 from cruijff_kit.cluster_schema import OPTIONS, STAGES, Profile
-from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
+from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.paths import conf_dir
 
 
@@ -33,13 +33,14 @@ def file_of(name: str) -> Path:
     """The file of the profile `name`.
 
     Raises:
-        CruijffKitError: there is none.
+        ExperimentError: there is none.
     """
     path = None if os.sep in name else next((folder / f"{name}.yaml" for folder in folders() if (folder / f"{name}.yaml").is_file()), None)
     if path is None:
         names = sorted({file.stem for folder in folders() for file in folder.glob("*.yaml")})
         places = " and ".join(str(folder) for folder in folders())
-        raise CruijffKitError(f"no cluster profile '{name}': {closest(name, names) or 'there are ' + ', '.join(names)}\nprofiles lie in {places}")
+        fix = f"{closest(name, names) or 'there are ' + ', '.join(names)}\nprofiles lie in {places}"
+        raise ExperimentError([Problem(COMMAND_LINE, f"no cluster profile '{name}'", "cluster", fix=fix)])
     return path
 
 
@@ -47,7 +48,7 @@ def profile(name: str) -> dict[str, dict[str, Any]]:
     """The cluster profile `name`, every key of both stages: the user's own, else the packaged one.
 
     Raises:
-        CruijffKitError: there is none of that name, or something in it is wrong.
+        ExperimentError: there is none of that name, or something in it is wrong.
     """
     import yaml
     from omegaconf import OmegaConf

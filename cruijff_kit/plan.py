@@ -12,7 +12,7 @@ from typing import Any
 from cruijff_kit import cluster_profile, distributed, inspect_tasks, run_mapping, sweep, training_checks
 from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
-from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
+from cruijff_kit.errors import ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, read, without
 from cruijff_kit.parameters import parameter
 from cruijff_kit.paths import Layout, run_id, run_number
@@ -137,8 +137,6 @@ def _gpus_and_faults(composer: Composer, cluster: str) -> tuple[int, list[Proble
         profile, file = cluster_profile.profile(cluster), str(cluster_profile.file_of(cluster))
     except ExperimentError as error:
         return 1, error.problems
-    except CruijffKitError as error:
-        return 1, [Problem(f"cluster profile {cluster}", str(error))]
     return _gpus(composer, profile), distributed.idle_gpus(composer.recipe, composer.experiment.folder, profile, file)
 
 
