@@ -55,21 +55,24 @@ def main(words: Sequence[str]) -> int:
 
 def _hydra(words: Sequence[str]) -> int:
     import hydra
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from cruijff_kit import cluster_group
     from cruijff_kit.paths import conf_dir
     from cruijff_kit.resolvers import register
 
     register()
     register_open_nodes()
+    cluster_group.register()
     # conf/hydra/launcher/staged_*.yaml have the names of the plugin's own schemas, and are meant to be checked by them
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/staged_(local|slurm)' is validated against ConfigStore schema")
     sys.argv = ["cruijff-kit run", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     try:
         hydra.main(config_path=str(conf_dir()), config_name="cruijff_kit", version_base="1.3")(run_point)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise CruijffKitError(explain(error)) from error
     return 0
 
@@ -86,9 +89,12 @@ def register_open_nodes() -> None:
 
 def explain(error: BaseException) -> str:
     """Hydra's message, with the closest parameter where a name is wrong."""
+    from cruijff_kit import cluster_group
     from cruijff_kit.multirun_config import EVALUATION_KEYS
     from cruijff_kit.parameters import PARAMETERS
 
+    if fault := cluster_group.explain(error):
+        return fault
     text = str(error).strip()
     match = re.search(r"Could not override '([^']+)'", text)
     if not match:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from cruijff_kit import inspect_eval, multirun_config, occupied, slurm_scripts, torchtune_catalog, workspace, yaml_text
+from cruijff_kit import cluster_profile, distributed, inspect_eval, multirun_config, occupied, slurm_scripts, torchtune_catalog, workspace, yaml_text
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.paths import BASELINE, HIDDEN, Layout
+from cruijff_kit.paths import BASELINE, HIDDEN, Layout, run_number
 from cruijff_kit.plan import MANY_RUNS, Plan, plan
 from cruijff_kit.run_mapping import Row, RunMapping
 from cruijff_kit.sweep import Run
@@ -21,7 +21,7 @@ from cruijff_kit.sweep import Run
 def change(made: Plan) -> workspace.Change:
     """What generate writes, whether or not it is there already."""
     layout, composer, experiment = made.layout, made.composer, made.experiment
-    files = {layout.multirun: multirun_config.render(composer)}
+    files = {layout.multirun: multirun_config.render(composer, made.cluster)}
     links = {}
     evaluated, render = experiment.spec.evaluation.enabled, inspect_eval.renderer(composer)
     for run in made.all_runs:
@@ -30,10 +30,9 @@ def change(made: Plan) -> workspace.Change:
             files[layout.eval_script(run.id)] = render(run)
         if link := composer.checkpoint_link(run.config):
             links[link] = composer.model_dir
-    profile = slurm_scripts.profile(made.cluster)
-    files[layout.script("train")] = slurm_scripts.render(experiment, made.all_runs, "train", profile)
+    files[layout.script("train")] = slurm_scripts.render(experiment, made.all_runs, "train", made.profile["train"])
     if evaluated:
-        files[layout.script("eval")] = slurm_scripts.render(experiment, made.all_runs, "eval", profile)
+        files[layout.script("eval")] = slurm_scripts.render(experiment, made.all_runs, "eval", made.profile["eval"])
         if experiment.spec.evaluation.baseline:
             files[layout.eval_script(BASELINE)] = inspect_eval.render_baseline(composer, made.runs[0])
     files[layout.run_mapping] = _mapping_text(made)
@@ -58,11 +57,20 @@ def train_config_text(made: Plan, run: Run) -> str:
     lines = [
         f"{made.experiment.name} {run.id}: {', '.join(f'{name}={value!r}' for name, value in run.params.items())}",
         f"Written by `cruijff-kit generate` from {made.composer.base_name}.",
-        f"    tune run {run.recipe} --config {made.layout.relative(made.layout.train_config(run.id))}",
+        f"    {_command(made, run)}",
     ]
     if run.recipe != made.composer.recipe:
         lines.append(f"On a CPU {made.composer.recipe} merges LoRA into the weights that it goes on training; this recipe does not.")
     return yaml_text.header(lines) + yaml_text.dump_yaml(run.config)
+
+
+def _command(made: Plan, run: Run) -> str:
+    """What trains `run` by hand, where one node is enough."""
+    train = made.profile["train"]
+    words = distributed.tune_words(run.recipe, made.experiment.folder, cluster_profile.nodes(train), cluster_profile.gpus_per_node(train))
+    if "--nnodes" in words:
+        return f"sbatch --array={run_number(run.id)} {made.layout.relative(made.layout.script('train'))}"
+    return " ".join(["tune run", *words, run.recipe, "--config", made.layout.relative(made.layout.train_config(run.id))])
 
 
 def _mapping_text(made: Plan) -> str:

@@ -18,15 +18,20 @@ from cruijff_kit.torchtune_config import Composer
 EVALUATION_KEYS = ("enabled", "baseline", "limit", "dtype", "generate", "objective")
 
 
-def render(composer: Composer) -> str:
-    """The text of multirun.yaml: every parameter with its value, and the variables as the sweeper's params."""
+def render(composer: Composer, cluster: str = "default") -> str:
+    """The text of multirun.yaml: every parameter with its value, and the variables as the sweeper's params.
+
+    Args:
+        cluster: the profile that `run` takes where none is chosen.
+    """
     experiment = composer.experiment
     lines = [
         f"The sweep of {experiment.name} for Hydra. Written by `cruijff-kit generate`.",
         f"    cruijff-kit run {experiment.folder} --multirun",
         "A key below `torchtune` goes into the torchtune config as it is: torchtune.optimizer.weight_decay=0.1",
     ]
-    defaults = ["cruijff_kit", {"override hydra/launcher": "staged_local"}, {"override hydra/sweeper": "grid"}, {"override hydra/job_logging": "stdout"}, "_self_"]
+    chosen = {"cluster": cluster, "hydra/launcher": "staged_local", "hydra/sweeper": "grid", "hydra/job_logging": "stdout"}
+    defaults = ["cruijff_kit", *({f"override {group}": name} for group, name in chosen.items()), "_self_"]
     sweeper: dict[str, Any] = {"params": params(experiment)}
     if experiment.spec.exclude:
         sweeper["exclude"] = list(excluded(experiment))

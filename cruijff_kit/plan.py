@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import inspect_tasks, run_mapping, slurm_scripts, sweep, training_checks
+from cruijff_kit import cluster_profile, distributed, inspect_tasks, run_mapping, sweep, training_checks
 from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
-from cruijff_kit.errors import CruijffKitError, ExperimentError, Problem
+from cruijff_kit.errors import ExperimentError, Problem
 from cruijff_kit.experiment import Experiment, read, without
 from cruijff_kit.parameters import parameter
 from cruijff_kit.paths import Layout, run_id, run_number
@@ -55,10 +56,15 @@ class Plan:
     def layout(self) -> Layout:
         return self.composer.layout
 
+    @cached_property
+    def profile(self) -> dict[str, dict[str, Any]]:
+        """What the stages ask Slurm for where nothing else is chosen."""
+        return cluster_profile.profile(self.cluster)
+
     @property
     def gpus(self) -> int:
         """Those that a training has."""
-        return _gpus(self.composer, self.cluster)
+        return _gpus(self.composer, self.profile)
 
     @property
     def all_runs(self) -> list[Run]:
@@ -116,10 +122,8 @@ def plan(
         composer = replace(composer, experiment=without(composer.experiment, faults))
         points, _ = _compose(composer)
     problems += faults
-    try:
-        gpus = _gpus(composer, cluster)
-    except CruijffKitError as error:
-        gpus, problems = 1, [*problems, Problem(f"cluster profile {cluster}", str(error))]
+    gpus, faults = _gpus_and_faults(composer, cluster)
+    problems += faults
     problems += training_checks.check_runs(composer, points, data=not to_run, to_run=weights, gpus=gpus)
     if composer.experiment is experiment:
         problems += _check_size(experiment, points)
@@ -127,8 +131,17 @@ def plan(
     return _numbered(composer, points, old, keep_ids, cluster, problems)
 
 
-def _gpus(composer: Composer, cluster: str) -> int:
-    return slurm_scripts.gpus(cluster) if composer.recipe.endswith("_distributed") else 1
+def _gpus_and_faults(composer: Composer, cluster: str) -> tuple[int, list[Problem]]:
+    """The GPUs that a training has, and what is wrong with the profile that says so."""
+    try:
+        profile, file = cluster_profile.profile(cluster), str(cluster_profile.file_of(cluster))
+    except ExperimentError as error:
+        return 1, error.problems
+    return _gpus(composer, profile), distributed.idle_gpus(composer.recipe, composer.experiment.folder, profile, file)
+
+
+def _gpus(composer: Composer, profile: Mapping[str, Any]) -> int:
+    return cluster_profile.gpus(profile["train"]) if distributed.is_distributed(composer.recipe, composer.experiment.folder) else 1
 
 
 def _follows(problem: Problem, form: Iterable[Problem]) -> bool:

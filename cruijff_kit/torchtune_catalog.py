@@ -70,6 +70,12 @@ def recipes() -> dict[str, Path]:
 
 
 @cache
+def distributed_recipes() -> frozenset[str]:
+    """Those of its recipes that `tune run` gives to torchrun."""
+    return frozenset(recipe.name for recipe in _registry() if recipe.supports_distributed)
+
+
+@cache
 def _registry() -> list[Any]:
     """What `tune ls` lists; its module holds dataclasses only, and imports none of torchtune."""
     spec = importlib.util.spec_from_file_location("_recipe_registry", _torchtune() / "_recipe_registry.py")

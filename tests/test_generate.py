@@ -22,7 +22,7 @@ from cruijff_kit.cli import main
 from cruijff_kit.errors import CruijffKitError, ExperimentError
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import change, check_current, generate, plan
-from cruijff_kit.paths import Layout, run_id
+from cruijff_kit.paths import Layout, conf_dir, run_id
 from cruijff_kit.run_mapping import Row
 from cruijff_kit.identity import identity
 from tests.tiny_experiment import write_experiment, write_spec
@@ -398,7 +398,8 @@ def test_the_cluster_of_the_scripts_is_that_of_last_time_until_another_is_named(
     generate(folder)
     assert listing(folder) == before
     assert "scripts/train_sweep.sh" in fault(folder, cluster="default")
-    assert fault(folder, cluster="sit") == "no cluster profile 'sit': did you mean 'site'?"
+    places = f"profiles lie in {tmp_path}/conf/cluster and {conf_dir()}/cluster"
+    assert fault(folder, cluster="sit") == f"command line  cluster\n  no cluster profile 'sit'\n  did you mean 'site'?\n  {places}"
 
 
 # Dry run
