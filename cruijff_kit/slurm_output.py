@@ -71,6 +71,14 @@ class Limits:
     enforced: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Association:
+    """An account that the user may submit with, and the qualities of service that go with it."""
+
+    account: str
+    qos: tuple[str, ...]
+
+
 def parse_queue(text: str) -> list[Task]:
     """The tasks that squeue printed in the format QUEUE."""
     records = [record.removesuffix("\n").split(BETWEEN, 6) for record in text.split(ENDS)]
@@ -132,3 +140,9 @@ def parse_limits(text: str) -> Limits:
         cluster=values.get("ClusterName", "unknown"),
         enforced=() if enforced in ("none", "(null)") else tuple(enforced.split(",")),
     )
+
+
+def parse_associations(text: str) -> list[Association]:
+    """Those in sacctmgr's lines `Account|QOS`."""
+    pairs = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
+    return [Association(account, tuple(name for name in qos.split(",") if name)) for account, qos in pairs]
