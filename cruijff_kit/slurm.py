@@ -118,13 +118,15 @@ def _without_prefix(program: str, text: str) -> str:
 
 def queue() -> list[Task]:
     """My tasks that wait, run or are about to end; those of an array one by one."""
-    return parse_queue(call(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={QUEUE}"]))
+    return parse_queue(call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={QUEUE}"]))
 
 
 def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
     """How those tasks of `jobs` ended that the accounting knows to be over; nothing where the cluster keeps none.
 
-    It lags behind by a moment, and does not know a job yet that was just submitted.
+    It lags behind by a moment, and does not know a job yet that was just submitted. Of an array, an
+    entry (job, None) is CANCELLED for all tasks that have no entry of their own, where it was cancelled at once; with any
+    other state it is one task whose index the accounting does not know yet, and will within seconds.
     """
     wanted = ",".join(str(job) for job in sorted(set(jobs)))
     if not wanted:
@@ -228,7 +230,7 @@ def state(job: str) -> str | None:
 
 
 def _find(job: str) -> Task | None:
-    done = _finish(["squeue", "--noheader", "--array", f"--jobs={job}", f"--format={QUEUE}"], TIMEOUT_S)
+    done = _finish(["squeue", "--noheader", f"--jobs={job}", f"--format={QUEUE}"], TIMEOUT_S)
     if done.returncode and "Invalid job id specified" not in done.stderr:
         raise SlurmError(_refusal("squeue", done))
     return next((task for task in parse_queue(done.stdout) if job in (str(task), str(task.id))), None)

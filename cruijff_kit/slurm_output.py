@@ -80,21 +80,27 @@ class Association:
 
 
 def parse_queue(text: str) -> list[Task]:
-    """The tasks that squeue printed in the format QUEUE."""
+    """The tasks that squeue printed in the format QUEUE, without --array.
+
+    Those of an array that wait together are one record, expanded here: `squeue --array` of Slurm 22.05 loses the last
+    one of indices that are evenly spaced (0-64:2).
+    """
     records = [record.removesuffix("\n").split(BETWEEN, 6) for record in text.split(ENDS)]
-    return [_task(*record) for record in records if len(record) == 7]
+    return [task for record in records if len(record) == 7 for task in _queued(*record)]
 
 
-def _task(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Task:
-    return Task(
-        job=int(job),
-        index=int(index) if index.isdigit() else None,  # N/A for a plain job
-        state=state,
-        reason=reason,
-        comment="" if comment == "(null)" else comment,
-        name=name,
-        id=int(own),
-    )
+def _queued(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Iterator[Task]:
+    ranges = index.partition("%")[0]
+    for each in [None] if index == "N/A" else parse_ranges(ranges):
+        yield Task(
+            job=int(job),
+            index=each,
+            state=state,
+            reason=reason,
+            comment="" if comment == "(null)" else comment,
+            name=name,
+            id=int(own),
+        )
 
 
 def parse_ended(text: str) -> dict[tuple[int, int | None], Ended]:
