@@ -20,8 +20,13 @@ from cruijff_kit.slurm import SlurmBusy, SlurmError
 MINUTES = 2
 SHOWN = 3
 
-# Options of sbatch that srun does not know, or that are of no use to a probe.
-NOT_FOR_SRUN = ("--array", "--begin", "--hold", "--mail-type", "--mail-user", "--no-requeue", "--requeue", "--signal", "--time")
+# Options of sbatch that srun does not know, or that are not for a probe.
+NOT_FOR_SRUN = {
+    f"--{name}" for name in (
+        "array", "batch", "begin", "dependency", "error", "export-file", "get-user-env", "hold", "ignore-pbs", "job-name", "kill-on-invalid-dep",
+        "mail-type", "mail-user", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time", "wait",
+    )
+}  # fmt: skip
 
 
 def check(made: Plan, stage: Mapping[str, Any], wait_s: int) -> Iterator[Check]:
@@ -71,7 +76,8 @@ def _files(made: Plan) -> dict[str, int]:
 
 def _packages(node: Mapping[str, Any]) -> Check:
     host, here, there = node["host"], node_probe.versions(), node["versions"]
-    differ = [f"{name} is {there[name] or 'not installed'} there and {here[name] or 'not installed'} here" for name in here if here[name] != there[name]]
+    shown = [(name, there[name] or "not installed", here[name] or "not installed") for name in here if here[name] != there[name]]
+    differ = [f"{name} is {other} there and {own} here" for name, other, own in shown]
     if differ:
         fix = f"{sys.executable} must be the same environment on every node; a set-up line may put another before it"
         return Check("node python", "failed", "\n".join([f"{host}:", *differ]), fix)

@@ -124,9 +124,8 @@ def queue() -> list[Task]:
 def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
     """How those tasks of `jobs` ended that the accounting knows to be over; nothing where the cluster keeps none.
 
-    It lags behind by a moment, and does not know a job yet that was just submitted. Of an array, an
-    entry (job, None) is CANCELLED for all tasks that have no entry of their own, where it was cancelled at once; with any
-    other state it is one task whose index the accounting does not know yet, and will within seconds.
+    It lags behind by seconds, and does not know a job yet that was just submitted. Of an array, an entry (job, None) is
+    provisional: it is one task, or all that never started, until the accounting knows their indices too.
     """
     wanted = ",".join(str(job) for job in sorted(set(jobs)))
     if not wanted:

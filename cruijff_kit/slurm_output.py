@@ -130,7 +130,8 @@ def parse_ranges(text: str) -> list[int]:
     """0, 1, 2, 3, 7, 8, 10 and 12 of `0-3,7,8-12:2`."""
     found: list[int] = []
     for part in text.split(","):
-        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part).groups()  # type: ignore[union-attr]
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
         found.extend(range(int(first), int(last or first) + 1, int(step or 1)))
     return found
 
