@@ -19,13 +19,10 @@ class Settings:
 
     accounting: bool = False
     max_array_size: int = 1001
-    slurmd_timeout_s: int = 10
-    """How long a node may be silent until it is down and its jobs are requeued."""
+    slurmd_timeout_s: int = 8
+    """How long a node may be silent. It is then asked once more: it is down, and its jobs are requeued, after 16 s."""
     kill_wait_s: int = 2
     """Between SIGTERM and SIGKILL of a job that is cancelled or out of time."""
-    requeue_wait_s: int = 6
-    """How long a requeued job is held. Slurm holds it for its credential's lifetime and a second, 121 s by default;
-    a credential that lives too short is refused by a busy node."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,8 @@ SlurmUser={user()}
 SlurmdUser={user()}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={place.munge_socket},cred_expire={settings.requeue_wait_s - 1}
+# A requeued job is held for as long as a credential lives and a second more. Less than 5 s counts as the default, 120 s.
+AuthInfo=socket={place.munge_socket},cred_expire=5
 StateSaveLocation={place.state}/controller
 SlurmdSpoolDir={place.state}/%n
 SlurmctldPidFile={place.state}/slurmctld.pid
@@ -106,6 +104,8 @@ EnforcePartLimits=ALL
 JobRequeue=1
 KillWait={settings.kill_wait_s}
 SlurmdTimeout={settings.slurmd_timeout_s}
+# A node that does not answer is asked again for as long, before SlurmdTimeout counts.
+MessageTimeout=5
 MaxArraySize={settings.max_array_size}
 MaxJobCount=20000
 {accounting(place) if settings.accounting else "AccountingStorageType=accounting_storage/none"}
