@@ -20,7 +20,10 @@ class Settings:
     accounting: bool = False
     max_array_size: int = 1001
     slurmd_timeout_s: int = 8
-    """How long a node may be silent. It is then asked once more: it is down, and its jobs are requeued, after 16 s."""
+    """How long a node may be silent until it is down and its jobs are requeued."""
+    message_timeout_s: int = 5
+    """A silent node is asked again for as long, twice, before `slurmd_timeout_s` counts: 16 s in all with these, 11 s with
+    5 and 3."""
     kill_wait_s: int = 2
     """Between SIGTERM and SIGKILL of a job that is cancelled or out of time."""
 
@@ -104,8 +107,7 @@ EnforcePartLimits=ALL
 JobRequeue=1
 KillWait={settings.kill_wait_s}
 SlurmdTimeout={settings.slurmd_timeout_s}
-# A node that does not answer is asked again for as long, before SlurmdTimeout counts.
-MessageTimeout=5
+MessageTimeout={settings.message_timeout_s}
 MaxArraySize={settings.max_array_size}
 MaxJobCount=20000
 {accounting(place) if settings.accounting else "AccountingStorageType=accounting_storage/none"}
@@ -119,7 +121,7 @@ PartitionName=short Nodes=ALL DefaultTime=1 MaxTime=1
 def accounting(place: Place) -> str:
     return f"""\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=localhost
+AccountingStorageHost=127.0.0.1
 AccountingStoragePort={place.database_port}
 AccountingStoragePass={place.munge_socket}
 AccountingStorageTRES=gres/gpu
@@ -138,6 +140,7 @@ def slurmdbd_conf(place: Place) -> str:
 AuthType=auth/munge
 AuthInfo=socket={place.munge_socket}
 DbdHost=localhost
+DbdAddr=127.0.0.1
 DbdPort={place.database_port}
 SlurmUser={user()}
 PidFile={place.state}/slurmdbd.pid

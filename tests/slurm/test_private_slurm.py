@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.configuration import Settings
-from tests.slurm.private_slurm import PrivateSlurm, SlurmMissing, wait_until
+from tests.slurm.daemons import SlurmMissing
+from tests.slurm.private_slurm import PrivateSlurm, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def own_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     """One whose daemons are killed, beside the shared ones."""
-    with PrivateSlurm(tmp_path_factory.mktemp("own")) as slurm:
+    with PrivateSlurm(tmp_path_factory.mktemp("own"), Settings(slurmd_timeout_s=5, message_timeout_s=3)) as slurm:
         yield slurm
 
 
@@ -120,7 +121,7 @@ def test_the_job_of_a_node_that_was_killed_runs_again_beside_its_first_copy(own_
     assert all(Path("/proc", process).exists() for process in copies.read_text().split())
     own_slurm.start_node(node)
     own_slurm.run("scancel", job)
-    wait_until(own_slurm._nodes_are_idle, 20, f"{node} is back")
+    wait_until(own_slurm.nodes_are_idle, 20, f"{node} is back")
 
 
 def test_nothing_is_left_after_it_is_stopped(tmp_path: Path) -> None:
