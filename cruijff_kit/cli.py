@@ -36,6 +36,12 @@ examples:
   cruijff-kit check . --json | jq '.problems[].what'
 """
 
+DOCTOR_EPILOG = """\
+examples:
+  cruijff-kit doctor .
+  cruijff-kit doctor . --cluster gpu_node --wait 300
+"""
+
 RUN_EPILOG = """\
 Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
 
@@ -121,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
     check.set_defaults(function=_check)
 
+    text = "check what a sweep needs of Slurm, of its nodes and of the disks, before it waits in a queue"
+    doctor = commands.add_parser("doctor", help=text, description=text, epilog=DOCTOR_EPILOG, formatter_class=raw)
+    doctor.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    doctor.add_argument("--cluster", metavar="NAME", help="cluster profile; that of scripts/ by default")
+    doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    doctor.set_defaults(function=_doctor)
+
     text = "train and evaluate on this machine: one point, or with --multirun the sweep"
     run = commands.add_parser(
         "run", help=text, description=text, epilog=RUN_EPILOG, formatter_class=raw, usage="cruijff-kit run DIR [--multirun] [hydra overrides]"
@@ -181,6 +195,20 @@ def _deep_report(made: Plan, quiet: bool) -> DeepReport:
     if not quiet:
         render(report, Console())
     return report
+
+
+def _doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.doctor import examine
+
+    checks = []
+    for check in examine(arguments.dir, arguments.cluster, arguments.wait, say=lambda text: print(text, file=sys.stderr)):
+        checks.append(check)
+        if not arguments.json:
+            print(check, flush=True)
+    failed = any(check.state == "failed" for check in checks)
+    if arguments.json:
+        _print_json({"checks": [check.as_dict() for check in checks]})
+    return int(failed)
 
 
 def _print_json(values: object) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cruijff_kit import model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import dataset_rows
+from cruijff_kit.disk_space import bytes_below, free_bytes
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.plan import Plan
@@ -106,7 +106,7 @@ def deep_check(made: Plan) -> DeepReport:
     with contextlib.chdir(made.experiment.folder), task_check.start(made) as tasks:  # in processes of their own, while torch is imported here
         check = _Check(made)
         runs = [check.summary(run) for run in made.runs]
-        disk = Disk(sum(map(check.bytes_to_come, runs)), _free(made.layout.results))
+        disk = Disk(sum(map(check.bytes_to_come, runs)), free_bytes(made.layout.results))
         facts, task_problems = tasks.finish()
     problems = [*check.problems(), *task_problems, *_disk_problems(made.experiment, disk)]
     return DeepReport(problems, runs, disk, list(check.prompts.values()), facts, time.monotonic() - started)
@@ -150,7 +150,7 @@ class _Check:
 
     def bytes_to_come(self, run: RunSummary) -> int:
         """What the run's checkpoints will take beyond what they take now."""
-        return max(0, (run.checkpoint_bytes or 0) - _bytes_below(self._made.layout.run_results(run.id)))
+        return max(0, (run.checkpoint_bytes or 0) - bytes_below(self._made.layout.run_results(run.id)))
 
     def _data(self, run: Run, folder: Path) -> Rows:
         key = f"{folder}\n{model_check.part({**run.config, 'output_dir': ''}, 'tokenizer', 'dataset')}"
@@ -175,17 +175,6 @@ def _step_faults(config: Mapping[str, Any], data: Rows, recipe: str, gpus: int) 
     packed, number = find(config, "dataset.packed"), training_cost.samples(config, data)
     if number is not None and (packed or dataset_rows(config) is None):
         yield from step_faults(config, number, recipe, gpus, "packs" if packed else "rows")
-
-
-def _free(folder: Path) -> int:
-    """Bytes free where `folder` is or will be."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of the files below `folder`, links not followed."""
-    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_size for path in paths)
 
 
 @cache

@@ -7,25 +7,53 @@ down, for minutes. Nothing here knows experiments.
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.slurm_output import QUEUE, Ended, Limits, Task, parse_ended, parse_limits, parse_queue
+from cruijff_kit.slurm_output import (
+    QUEUE, Association, Ended, Limits, Task, parse_associations, parse_ended, parse_limits, parse_queue,
+)  # fmt: skip
 
 TIMEOUT_S = 30.0
+PING_S = 10.0
+START_S = 120  # for prolog and job of run_now, once it has a node
+
 # What sbatch reads from SBATCH_x, srun reads from SLURM_x: man sbatch, man srun, "INPUT ENVIRONMENT VARIABLES".
 SAME_FOR_SRUN = (
     "ACCOUNT", "CLUSTERS", "CONSTRAINT", "EXCLUSIVE", "GPUS", "GPUS_PER_NODE", "GRES", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE",
     "PARTITION", "QOS", "RESERVATION", "TIMELIMIT",
 )  # fmt: skip
 
+BUSY = ("Requested nodes are busy", "Immediate execution impossible")  # what `srun --immediate` says of a cluster that is full
 OVER_ALREADY = ("Invalid job id specified", "Job/step already completing or completed")
 
 
 class SlurmError(CruijffKitError):
     """A program of Slurm's is missing, does not answer, or refused: Slurm's own words, whole."""
+
+
+class SlurmBusy(SlurmError):
+    """No node became free in time."""
+
+
+def find(program: str) -> str:
+    """Where a program of Slurm's lies.
+
+    Raises:
+        SlurmError: it is not on PATH.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise SlurmError(_missing(program))
+    return path
+
+
+def _missing(program: str) -> str:
+    return f"{program} was not found: is this a login node of the cluster? Slurm's programs must be on PATH"
 
 
 def call(words: Sequence[str], timeout_s: float = TIMEOUT_S, pass_fds: Sequence[int] = ()) -> str:
@@ -57,7 +85,7 @@ def _finish(words: Sequence[str], timeout_s: float, pass_fds: Sequence[int] = ()
         more = _without_prefix(program, said) or "its controller may be down: see `scontrol ping`, or try again later"
         raise SlurmError(f"Slurm does not answer ({program} took more than {timeout_s:g} s): {more}") from None
     except FileNotFoundError:
-        raise SlurmError(f"{program} was not found: is this a login node of the cluster? Slurm's programs must be on PATH") from None
+        raise SlurmError(_missing(program)) from None
     except OSError as error:
         raise SlurmError(f"{program} cannot be run: {error.strerror}") from None
 
@@ -85,18 +113,19 @@ def _refusal(program: str, done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _without_prefix(program: str, text: str) -> str:
-    return re.sub(rf"^{re.escape(program)}: (error|fatal): ", "", text.strip(), flags=re.MULTILINE)
+    return re.sub(rf"^{re.escape(program)}: (error: |fatal: )?", "", text.strip(), flags=re.MULTILINE)
 
 
 def queue() -> list[Task]:
     """My tasks that wait, run or are about to end; those of an array one by one."""
-    return parse_queue(call(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={QUEUE}"]))
+    return parse_queue(call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={QUEUE}"]))
 
 
 def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
     """How those tasks of `jobs` ended that the accounting knows to be over; nothing where the cluster keeps none.
 
-    It lags behind by a moment, and does not know a job yet that was just submitted.
+    It lags behind by seconds, and does not know a job yet that was just submitted. Of an array, an entry (job, None) is
+    provisional: it is one task, or all that never started, until the accounting knows their indices too.
     """
     wanted = ",".join(str(job) for job in sorted(set(jobs)))
     if not wanted:
@@ -121,13 +150,18 @@ def ping() -> str:
     Raises:
         SlurmError: none does.
     """
-    return call(["scontrol", "ping"], timeout_s=10).splitlines()[0].strip()
+    done = _finish(["scontrol", "ping"], PING_S)
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("Slurmctld(")]
+    up = [line for line in lines if line.endswith("is UP")]
+    if up:
+        return up[0]
+    raise SlurmError(f"Slurm does not answer: {', '.join(lines)}" if lines else _refusal("scontrol", done))
 
 
 def test_only(options: Sequence[str]) -> None:
     """Asks Slurm whether it would ever start a job with these options of srun's: starts nothing.
 
-    Slurm checks partition, GPUs, memory, nodes and time; neither account nor qos, nor a dependency.
+    Slurm checks partition, GPUs, memory, nodes and time; account and qos where the cluster enforces associations; no dependency.
 
     Raises:
         SlurmError: it would not, and why.
@@ -142,6 +176,31 @@ def test_script(script: str, options: Sequence[str] = ()) -> str:
         SlurmError: it refuses; see test_only.
     """
     return _without_prefix("sbatch", _succeed(["sbatch", "--test-only", *options], TIMEOUT_S, text=script).stderr)
+
+
+def run_now(options: Sequence[str], words: Sequence[str], wait_s: int) -> str:
+    """What `words` print as a job with these options of srun's, which waits `wait_s` for a node and then gives up.
+
+    Raises:
+        SlurmBusy: no node was free.
+        SlurmError: Slurm refused, or the job failed; with its last words.
+    """
+    command = ["srun", f"--immediate={wait_s}", *options, *words]
+    done = _finish(command, wait_s + START_S)
+    if done.returncode:
+        kind = SlurmBusy if any(reason in done.stderr for reason in BUSY) else SlurmError
+        raise kind(_refusal("srun", done))
+    return done.stdout
+
+
+def associations(cluster: str) -> list[Association]:
+    """The accounts that I may use on the cluster, as the accounting has them."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        raise SlurmError(f"this machine has no name for your user id {os.getuid()}") from None
+    words = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", f"cluster={cluster}", "format=Account,QOS"]
+    return parse_associations(call(words))
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -170,7 +229,7 @@ def state(job: str) -> str | None:
 
 
 def _find(job: str) -> Task | None:
-    done = _finish(["squeue", "--noheader", "--array", f"--jobs={job}", f"--format={QUEUE}"], TIMEOUT_S)
+    done = _finish(["squeue", "--noheader", f"--jobs={job}", f"--format={QUEUE}"], TIMEOUT_S)
     if done.returncode and "Invalid job id specified" not in done.stderr:
         raise SlurmError(_refusal("squeue", done))
     return next((task for task in parse_queue(done.stdout) if job in (str(task), str(task.id))), None)

@@ -71,22 +71,36 @@ class Limits:
     enforced: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Association:
+    """An account that the user may submit with, and the qualities of service that go with it."""
+
+    account: str
+    qos: tuple[str, ...]
+
+
 def parse_queue(text: str) -> list[Task]:
-    """The tasks that squeue printed in the format QUEUE."""
+    """The tasks that squeue printed in the format QUEUE, without --array.
+
+    Those of an array that wait together are one record, expanded here: `squeue --array` of Slurm 22.05 loses the last
+    one of indices that are evenly spaced (0-64:2).
+    """
     records = [record.removesuffix("\n").split(BETWEEN, 6) for record in text.split(ENDS)]
-    return [_task(*record) for record in records if len(record) == 7]
+    return [task for record in records if len(record) == 7 for task in _queued(*record)]
 
 
-def _task(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Task:
-    return Task(
-        job=int(job),
-        index=int(index) if index.isdigit() else None,  # N/A for a plain job
-        state=state,
-        reason=reason,
-        comment="" if comment == "(null)" else comment,
-        name=name,
-        id=int(own),
-    )
+def _queued(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Iterator[Task]:
+    ranges = index.partition("%")[0]
+    for each in [None] if index == "N/A" else parse_ranges(ranges):
+        yield Task(
+            job=int(job),
+            index=each,
+            state=state,
+            reason=reason,
+            comment="" if comment == "(null)" else comment,
+            name=name,
+            id=int(own),
+        )
 
 
 def parse_ended(text: str) -> dict[tuple[int, int | None], Ended]:
@@ -116,7 +130,8 @@ def parse_ranges(text: str) -> list[int]:
     """0, 1, 2, 3, 7, 8, 10 and 12 of `0-3,7,8-12:2`."""
     found: list[int] = []
     for part in text.split(","):
-        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part).groups()  # type: ignore[union-attr]
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
         found.extend(range(int(first), int(last or first) + 1, int(step or 1)))
     return found
 
@@ -132,3 +147,9 @@ def parse_limits(text: str) -> Limits:
         cluster=values.get("ClusterName", "unknown"),
         enforced=() if enforced in ("none", "(null)") else tuple(enforced.split(",")),
     )
+
+
+def parse_associations(text: str) -> list[Association]:
+    """Those in sacctmgr's lines `Account|QOS`."""
+    pairs = [line.split("|") for line in text.splitlines() if line.count("|") == 1]
+    return [Association(account, tuple(name for name in qos.split(",") if name)) for account, qos in pairs]

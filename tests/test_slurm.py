@@ -12,10 +12,10 @@ from cruijff_kit import slurm
 from cruijff_kit.slurm import SlurmError
 from cruijff_kit.slurm_output import QUEUE, Ended, Limits, Task, parse_ended, parse_limits, parse_queue, parse_ranges
 
-# squeue --noheader --array --user=0 --format=QUEUE; the comment of array 29 holds a line break.
+# squeue --noheader --user=0 --format=QUEUE; the comment of array 29 holds a line break.
 SQUEUE = """\
 \x1e2\x1f3\x1f18\x1fPENDING\x1fDependencyNeverSatisfied\x1fsweep eval,2\x1fa b
-\x1e4\x1f7\x1f4\x1fPENDING\x1fDependency\x1flater\x1f(null)
+\x1e4\x1f0-4:2,7%2\x1f4\x1fPENDING\x1fDependency\x1flater\x1f(null)
 \x1e1\x1f5\x1f12\x1fRUNNING\x1fNone\x1fsweep-train\x1f/home/me/my exp|#1 "x"
 \x1e29\x1f13\x1f29\x1fRUNNING\x1fNone\x1fwrap\x1fline one
 line two
@@ -54,7 +54,7 @@ Slurmctld(primary) at vm is UP
 def test_squeue_lists_tasks_and_jobs_whatever_their_comments_hold():
     assert parse_queue(SQUEUE) == [
         Task(2, 3, "PENDING", "DependencyNeverSatisfied", "a b", "sweep eval,2", 18),
-        Task(4, 7, "PENDING", "Dependency", "", "later", 4),
+        *(Task(4, index, "PENDING", "Dependency", "", "later", 4) for index in (0, 2, 4, 7)),
         Task(1, 5, "RUNNING", "None", '/home/me/my exp|#1 "x"', "sweep-train", 12),
         Task(29, 13, "RUNNING", "None", "line one\nline two", "wrap", 29),
         Task(3, None, "RUNNING", "None", "", "alone", 3),
@@ -62,7 +62,7 @@ def test_squeue_lists_tasks_and_jobs_whatever_their_comments_hold():
 
 
 def test_a_task_is_named_as_scancel_names_it():
-    assert [str(task) for task in parse_queue(SQUEUE)] == ["2_3", "4_7", "1_5", "29_13", "3"]
+    assert [str(task) for task in parse_queue(SQUEUE)] == ["2_3", "4_0", "4_2", "4_4", "4_7", "1_5", "29_13", "3"]
 
 
 def test_an_empty_queue_is_empty():
@@ -188,7 +188,7 @@ def test_squeue_is_asked_for_mine_only_and_free_of_the_users_settings(program, m
     folder = program("squeue", 'printf "%s\\n" "$@" "${SQUEUE_STATES-unset}" "$SLURM_BITSTR_LEN" > "${0%/*}/asked"')
     assert slurm.queue() == []
     asked = (folder / "asked").read_text().split("\n")
-    assert asked == ["--noheader", "--array", f"--user={os.getuid()}", f"--format={QUEUE}", "unset", "0", ""]
+    assert asked == ["--noheader", f"--user={os.getuid()}", f"--format={QUEUE}", "unset", "0", ""]
 
 
 def test_without_accounting_nothing_is_known_to_have_ended(program):

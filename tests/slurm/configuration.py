@@ -19,13 +19,13 @@ class Settings:
 
     accounting: bool = False
     max_array_size: int = 1001
-    slurmd_timeout_s: int = 10
+    slurmd_timeout_s: int = 8
     """How long a node may be silent until it is down and its jobs are requeued."""
+    message_timeout_s: int = 5
+    """A silent node is asked again for as long, twice, before `slurmd_timeout_s` counts: 16 s in all with these, 11 s with
+    5 and 3."""
     kill_wait_s: int = 2
     """Between SIGTERM and SIGKILL of a job that is cancelled or out of time."""
-    requeue_wait_s: int = 6
-    """How long a requeued job is held. Slurm holds it for its credential's lifetime and a second, 121 s by default;
-    a credential that lives too short is refused by a busy node."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ SlurmUser={user()}
 SlurmdUser={user()}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={place.munge_socket},cred_expire={settings.requeue_wait_s - 1}
+# A requeued job is held for as long as a credential lives and a second more. Less than 5 s counts as the default, 120 s.
+AuthInfo=socket={place.munge_socket},cred_expire=5
 StateSaveLocation={place.state}/controller
 SlurmdSpoolDir={place.state}/%n
 SlurmctldPidFile={place.state}/slurmctld.pid
@@ -106,6 +107,7 @@ EnforcePartLimits=ALL
 JobRequeue=1
 KillWait={settings.kill_wait_s}
 SlurmdTimeout={settings.slurmd_timeout_s}
+MessageTimeout={settings.message_timeout_s}
 MaxArraySize={settings.max_array_size}
 MaxJobCount=20000
 {accounting(place) if settings.accounting else "AccountingStorageType=accounting_storage/none"}
@@ -119,7 +121,7 @@ PartitionName=short Nodes=ALL DefaultTime=1 MaxTime=1
 def accounting(place: Place) -> str:
     return f"""\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=localhost
+AccountingStorageHost=127.0.0.1
 AccountingStoragePort={place.database_port}
 AccountingStoragePass={place.munge_socket}
 AccountingStorageTRES=gres/gpu
@@ -138,6 +140,7 @@ def slurmdbd_conf(place: Place) -> str:
 AuthType=auth/munge
 AuthInfo=socket={place.munge_socket}
 DbdHost=localhost
+DbdAddr=127.0.0.1
 DbdPort={place.database_port}
 SlurmUser={user()}
 PidFile={place.state}/slurmdbd.pid

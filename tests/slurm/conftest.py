@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm.configuration import Settings
-from tests.slurm.private_slurm import PrivateSlurm, SlurmMissing
+from tests.slurm.daemons import SlurmMissing
+from tests.slurm.private_slurm import PrivateSlurm
 
 
 def started(settings: Settings, folders: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:

@@ -1,0 +1,84 @@
+"""What the doctor finds on this machine's disks: the base weights, and the room for what the sweep will write. No torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import checkpoint
+from cruijff_kit.config_tree import find
+from cruijff_kit.disk_space import bytes_below, free_bytes
+from cruijff_kit.doctor_report import Check
+from cruijff_kit.plan import Plan
+from cruijff_kit.torchtune_config import weight_files
+
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def check(made: Plan) -> Iterator[Check]:
+    yield _weights(made)
+    yield _room(made)
+
+
+def base_weights(made: Plan) -> dict[Path, int | None]:
+    """The files of base weights that the runs are trained from, and their sizes; None of one that cannot be read."""
+    paths = [path for run in made.all_runs for path in _files(made, run.config)]
+    return {path: path.stat().st_size if os.access(path, os.R_OK) else None for path in dict.fromkeys(paths)}
+
+
+def _files(made: Plan, config: Mapping[str, Any]) -> list[Path]:
+    folder, names = made.composer.weights_folder(config), weight_files(find(config, "checkpointer.checkpoint_files"))
+    return [folder / name for name in names or ()] if folder else []
+
+
+def _weights(made: Plan) -> Check:
+    sizes = base_weights(made)
+    unreadable = [path for path, size in sizes.items() if size is None]
+    if unreadable:
+        more = f" and {len(unreadable) - 1} more" if unreadable[1:] else ""
+        return Check("weights", "failed", f"{unreadable[0]}{more} cannot be read", "download them, or ask for permission to read them")
+    if not sizes:
+        return Check("weights", "warning", "the configs name no weight files: not checked")
+    folders = ", ".join(sorted({str(path.parent) for path in sizes}))
+    count = f"{len(sizes)} file{'' if len(sizes) == 1 else 's'}"
+    return Check("weights", "ok", f"{count}, {_gigabytes(sum(size or 0 for size in sizes.values()))} in {folders}")
+
+
+def _room(made: Plan) -> Check:
+    """Whether the checkpoints to come fit: of merged weights alone, the optimizer's state is known to `check --deep`."""
+    free, adapters = free_bytes(made.layout.results), [run for run in made.runs if run.config.get("save_adapter_weights_only")]
+    needed = sum(_bytes_to_come(made, run.id, run.config) for run in made.runs)
+    note = f"; {len(adapters)} of {len(made.runs)} runs save adapters alone, not counted" if adapters else ""
+    what = f"the weights of all epochs take {_gigabytes(needed)} more, and {_gigabytes(free)} are free in {made.layout.results}{note}"
+    if needed <= free:
+        return Check("disk", "ok", what)
+    fix = "name a folder on a bigger disk (output.results_dir), train fewer epochs, or set save_adapter_weights_only: true"
+    return Check("disk", "failed", what, fix)
+
+
+def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any]) -> int:
+    """Beyond what the run's results take now."""
+    if config.get("save_adapter_weights_only"):
+        return 0
+    epochs = config.get("epochs")
+    model = sum(_saved_bytes(path, str(config.get("dtype"))) for path in _files(made, config))
+    return max(0, (epochs if isinstance(epochs, int) else 1) * model - bytes_below(made.layout.run_results(run)))
+
+
+@cache
+def _saved_bytes(path: Path, dtype: str) -> int:
+    """What the weights in `path` take when they are saved in the training's dtype, by the file's header."""
+    try:
+        tensors, _ = checkpoint.header(path)
+        elements = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+    except (OSError, ValueError, LookupError, TypeError):
+        return path.stat().st_size if path.is_file() else 0
+    return elements * ELEMENT_BYTES[dtype] if dtype in ELEMENT_BYTES else path.stat().st_size
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
