@@ -46,7 +46,7 @@ demo: model
 	mkdir -p demo/$(EXAMPLE)
 	cp -R examples/$(EXAMPLE)/. demo/$(EXAMPLE)
 	$(BIN)/cruijff-kit generate demo/$(EXAMPLE) --force
-	$(BIN)/cruijff-kit run demo/$(EXAMPLE) --multirun
+	$(BIN)/cruijff-kit run demo/$(EXAMPLE) --multirun hydra/launcher=staged_local
 
 slurm:
 	@PATH="$$PATH:/usr/sbin:/sbin"; for program in $(SLURM_PROGRAMS); do \

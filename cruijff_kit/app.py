@@ -53,6 +53,26 @@ def main(words: Sequence[str]) -> int:
     return report_faults(lambda: _hydra(words))
 
 
+def check_launcher_named(words: Sequence[str]) -> None:
+    """That nobody trains on a login node by accident: a machine that has sbatch, no GPU, and is in no job.
+
+    Raises:
+        CruijffKitError: a sweep is to run there, and no launcher is named.
+    """
+    import shutil
+
+    from hydra_plugins.staged_launcher._gpus import visible_gpus
+
+    sweep = any(word in ("--multirun", "-m") for word in words) and not any(word in ("--cfg", "-c", "--info", "-i", "--help", "--hydra-help") for word in words)
+    named = any(word.startswith("hydra/launcher=") for word in words)
+    if sweep and not named and shutil.which("sbatch") and "SLURM_JOB_ID" not in os.environ and not visible_gpus(os.environ):
+        raise CruijffKitError(
+            "this machine has sbatch and no GPU: say where the sweep is to run\n"
+            "  hydra/launcher=staged_slurm    on the cluster\n"
+            "  hydra/launcher=staged_local    here"
+        )
+
+
 def _hydra(words: Sequence[str]) -> int:
     import hydra
     import yaml
@@ -63,6 +83,7 @@ def _hydra(words: Sequence[str]) -> int:
     from cruijff_kit.paths import conf_dir
     from cruijff_kit.resolvers import register
 
+    check_launcher_named(words)
     register()
     register_open_nodes()
     cluster_group.register()
@@ -130,7 +151,7 @@ def run_point(config: DictConfig) -> float | None:
 
 def run_stage(config: DictConfig, stage: str) -> float | None:
     """Runs a stage's command in the experiment's folder, from what was frozen if it comes from a queue."""
-    from cruijff_kit import evaluation_results, frozen, inputs, stage_command
+    from cruijff_kit import distributed, evaluation_results, frozen, inputs, stage_command
     from cruijff_kit.train import train
 
     folder = Path(config.experiment_dir)
@@ -139,13 +160,13 @@ def run_stage(config: DictConfig, stage: str) -> float | None:
         frozen.thaw(folder, config.frozen.files)
     print(f"{config.run} {stage}: {' '.join(config.commands[stage])}", flush=True)
     if stage == "train":
-        train(_training(config))
+        train(_training(config, distributed.on_node(list(config.commands.train), os.environ)))
         return None
     stage_command.run(list(config.commands[stage]), folder)
     return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
 
 
-def _training(config: DictConfig) -> Any:
+def _training(config: DictConfig, command: list[str]) -> Any:
     from cruijff_kit.torchtune_catalog import read_config
     from cruijff_kit.config_tree import output_dir_of, unescape
     from cruijff_kit.train import Training
@@ -153,7 +174,7 @@ def _training(config: DictConfig) -> Any:
     train_config = Path(config.commands.train[-1])
     values = read_config(train_config)
     model = output_dir_of(values, "checkpointer.output_dir") / f"epoch_{values['epochs'] - 1}"
-    return Training(config.run, list(config.commands.train), train_config, Path(unescape(values["output_dir"])), model, Path(config.experiment_dir))
+    return Training(config.run, command, train_config, Path(unescape(values["output_dir"])), model, Path(config.experiment_dir))
 
 
 _TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\s*(?P<done>\d+)/(?P<of>\d+)")
