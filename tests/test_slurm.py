@@ -125,6 +125,14 @@ def test_what_a_program_prints_is_returned(program):
     assert slurm.call(["squeue", "--me"]) == "--me done\n"
 
 
+def test_a_program_inherits_the_files_that_it_is_given(program, tmp_path):
+    """So a lock outlives whoever took it, until the program has ended."""
+    with (tmp_path / "lock").open("w") as lock:
+        program("sbatch", f"echo held > /dev/fd/{lock.fileno()}")
+        slurm.call(["sbatch"], pass_fds=[lock.fileno()])
+    assert (tmp_path / "lock").read_text() == "held\n"
+
+
 def test_a_missing_program_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SlurmError) as caught:
