@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cruijff_kit import doctor_files, doctor_node, doctor_slurm, slurm_scripts
+from cruijff_kit import cluster_profile, doctor_files, doctor_node, doctor_slurm
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.doctor_slurm import Stages, preflight
 from cruijff_kit.errors import CruijffKitError
@@ -39,7 +39,7 @@ def examine(folder: Path, cluster: str | None, wait_s: int, say: Callable[[str],
         yield Check("node", "warning", "not checked: " + ("--wait is 0" if made and not failed else "see what failed above"))
         return
     say(f"waiting for a node, {wait_s} s at the most …")
-    yield from doctor_node.check(made, stages.get("train") or {}, wait_s)
+    yield from doctor_node.check(made, stages["train"], wait_s)
 
 
 def _experiment(folder: Path, cluster: str | None) -> tuple[Check, Plan | None]:
@@ -56,7 +56,7 @@ def _experiment(folder: Path, cluster: str | None) -> tuple[Check, Plan | None]:
 
 def _profile(name: str) -> tuple[Check, Stages | None]:
     try:
-        stages = slurm_scripts.profile(name)
+        stages = cluster_profile.profile(name)
     except CruijffKitError as error:
         return Check("cluster", "failed", str(error)), None
-    return Check("cluster", "ok", f"profile {name}"), {stage: values or {} for stage, values in stages.items()}
+    return Check("cluster", "ok", f"profile {name}"), stages

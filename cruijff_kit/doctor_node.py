@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import node_probe, slurm
+from cruijff_kit import cluster_profile, node_probe, slurm
 from cruijff_kit.doctor_files import base_weights
 from cruijff_kit.doctor_report import Check
-from cruijff_kit.doctor_slurm import gpus, options, setup_lines
+from cruijff_kit.doctor_slurm import gpus
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.plan import Plan
 from cruijff_kit.slurm import SlurmBusy, SlurmError
@@ -57,13 +57,13 @@ def script(stage: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     """What bash runs on the node: what a job runs before its command, then the probe's own text with this Python."""
     python = shlex.join([sys.executable, "-c", Path(node_probe.__file__).read_text(encoding="utf-8"), json.dumps(request)])
     path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
-    return "\n".join(["set -eo pipefail", path, *setup_lines(stage), f"exec {python}"])
+    return "\n".join(["set -eo pipefail", path, *cluster_profile.setup_lines(stage), f"exec {python}"])
 
 
 def _options(stage: Mapping[str, Any]) -> list[str]:
     """Those of the stage for a short job, one task a node."""
-    kept = [option for option in options(stage) if option.partition("=")[0] not in NOT_FOR_SRUN]
-    minutes = min(MINUTES, stage.get("timeout_min") or MINUTES)
+    kept = [option for option in cluster_profile.sbatch_options(stage) if option.partition("=")[0] not in NOT_FOR_SRUN]
+    minutes = min(MINUTES, stage["timeout_min"] or MINUTES)
     return [*kept, f"--time={minutes}", "--ntasks-per-node=1", "--job-name=cruijff-kit-doctor"]
 
 

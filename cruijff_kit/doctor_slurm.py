@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cruijff_kit import slurm, slurm_scripts
+from cruijff_kit import cluster_profile, slurm
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.slurm import SlurmError
 from cruijff_kit.slurm_output import Association, Limits
@@ -17,19 +17,10 @@ STAGES = {"train": "train stage", "eval": "eval stage"}
 Stages = Mapping[str, Mapping[str, Any]]
 
 
-def options(stage: Mapping[str, Any]) -> list[str]:
-    """The options of sbatch that a stage of a cluster profile is."""
-    return [slurm_scripts.OPTIONS[key].format(value) for key, value in stage.items() if key in slurm_scripts.OPTIONS and value is not None]
-
-
-def setup_lines(stage: Mapping[str, Any]) -> list[str]:
-    """The shell lines that run before a stage."""
-    return list(stage.get("setup") or ())
-
-
 def gpus(stage: Mapping[str, Any]) -> int:
-    """The GPUs that a stage asks for on each node."""
-    return stage.get("gpus_per_node") or 0
+    """The GPUs that a stage asks for on each node: none where it names none."""
+    asks = stage["gpus_per_node"] if stage["gpus_per_node"] is not None else "gpu" in (stage["gres"] or "")
+    return cluster_profile.gpus_per_node(stage) if asks else 0
 
 
 def preflight() -> str:
@@ -59,7 +50,7 @@ def check(stages: Stages, runs: int, limits: Limits) -> Iterator[Check]:
     yield _accounting(limits)
     yield from _account(stages, limits)
     for stage, name in STAGES.items():
-        yield _stage(name, options(stages.get(stage) or {}), min(runs, limits.max_array_size))
+        yield _stage(name, cluster_profile.sbatch_options(stages[stage]), min(runs, limits.max_array_size))
 
 
 def _arrays(runs: int, limits: Limits) -> Check:
@@ -94,7 +85,7 @@ def _account(stages: Stages, limits: Limits) -> Iterator[Check]:
 
 
 def _named(stages: Stages, key: str) -> list[str]:
-    values = [(stages.get(stage) or {}).get(key) for stage in STAGES]
+    values = [stages[stage][key] for stage in STAGES]
     return list(dict.fromkeys(str(value) for value in values if value))
 
 

@@ -111,7 +111,7 @@ def test_run_says_the_same_before_anything_starts(path, tmp_path, capsys):
     folder = bad(path, tmp_path / "experiment")
     expected = said(folder)
     before = listing(folder)
-    assert main(["run", str(folder), "--multirun"]) == 1
+    assert main(["run", str(folder), "--multirun", "hydra/launcher=staged_local"]) == 1
     printed = capsys.readouterr().err
     assert printed.replace(str(folder), "{folder}").replace(str(folder.parent), "{parent}") == expected
     assert listing(folder) == before
@@ -121,7 +121,7 @@ def test_run_says_the_same_of_an_experiment_that_was_good_when_it_was_generated(
     assert cruijff("generate", folder).returncode == 0
     edit(folder, controls={"epoch": 1, "weight_decay": "much"}, evaluation={"generate": {"max_token": 4}})
     before = listing(folder)
-    checked, ran = cruijff("check", folder), cruijff("run", folder, "--multirun")
+    checked, ran = cruijff("check", folder), cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
     assert (checked.returncode, ran.returncode) == (1, 1)
     assert ran.stderr == checked.stderr
     assert checked.stderr.count("experiment.yaml:") == 3

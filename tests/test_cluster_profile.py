@@ -303,7 +303,7 @@ def test_a_wrong_choice_or_override_is_one_message_and_exit_1(multirun, own, fol
 
 
 def test_a_sweep_over_a_key_of_the_profile_finds_the_wrong_value_before_anything_starts(multirun, folder):
-    done = multirun("--multirun", "cluster.train.mem_gb=32,lots")
+    done = multirun("--multirun", "hydra/launcher=staged_local", "cluster.train.mem_gb=32,lots")
     assert done.returncode == 1
     assert done.stderr.endswith("command line  cluster.train.mem_gb\n  expected a whole number, got 'lots'\n")
     assert not (folder / "results").exists() or not any((folder / "results").rglob("*.pt"))

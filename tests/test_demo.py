@@ -17,7 +17,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, cruijff: Callable[..., subpro
     """The example, trained and evaluated, and what `run --multirun` printed. The model is made by `make test`."""
     folder = tmp_path_factory.mktemp("demo") / EXAMPLE.name
     shutil.copytree(EXAMPLE, folder)
-    done = cruijff("run", folder, "--multirun")
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

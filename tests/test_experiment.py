@@ -69,6 +69,7 @@ def test_the_smallest_experiment_has_the_defaults_of_all_the_rest(tmp_path):
             "generate": {},
             "limit": None,
             "backend": "hf",
+            "objective": None,
         },
         "output": {"configs_dir": "configs/", "results_dir": "results/", "eval_results_dir": "eval_results/"},
     }
@@ -278,7 +279,7 @@ def test_a_fault_of_the_evaluation(tmp_path, old, new, expected):
         "limit: true": "evaluation.limit\n  expected a integer, got True",
         "baseline: 1": "evaluation.baseline\n  expected a boolean, got 1",
         "generate: [1]": "evaluation.generate\n  expected a dictionary, got [1]",
-        "objective: a/b/c": "evaluation.objective\n  'objective' is not supported by this version\n  remove it",
+        "objective: accuracy": "evaluation.objective\n  expected TASK/SCORER/METRIC, got 'accuracy'\n  for instance domain_qa/match/accuracy: the names of results.json",
         "merge_adapters: true": "evaluation.merge_adapters\n  'merge_adapters' is not supported by this version\n  remove it",
     }.items(),
 )

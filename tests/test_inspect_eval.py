@@ -92,7 +92,7 @@ def test_the_script_says_what_is_evaluated(tmp_path):
     assert arguments(inspect_eval.renderer(composer)(run)) == {
         "run": "run_000",
         "model": f"{folder}/results/run_000/hf_model/epoch_0",
-        "train_config": f"{folder}/configs/train_000.yaml",
+        "train_config": "train_000.yaml",
         "params": {"lora_rank": 2},
         "tasks": [
             {"name": "one", "file": f"{folder}/evals/tasks.py", "function": "capitalize", "args": {"scorer": "includes"}},
@@ -125,7 +125,7 @@ def test_the_model_is_the_last_epoch_of_this_config(tmp_path):
     run = composer.run("run_007", {}, {"epochs": 3}, {"checkpointer": {"output_dir": "${output_dir}/x/../weights"}})
     made = arguments(inspect_eval.renderer(composer)(run))
     assert made["model"] == f"{tmp_path}/experiment/results/run_007/weights/epoch_2"
-    assert made["train_config"] == f"{tmp_path}/experiment/configs/train_007.yaml"
+    assert made["train_config"] == "train_007.yaml"
 
 
 @pytest.mark.parametrize("value", [*NASTY, *VALUES], ids=lambda value: ascii(value)[:40])
@@ -166,7 +166,7 @@ def test_a_configs_dir_of_any_name_is_no_code_either(tmp_path, name):
     write_experiment(tmp_path / "e", "/models/tiny", spec)
     composer = load_composer(load(tmp_path / "e"))
     run = composer.run("run_000", {}, {})
-    assert arguments(inspect_eval.renderer(composer)(run))["train_config"] == str(composer.layout.train_config("run_000"))
+    assert arguments(inspect_eval.renderer(composer)(run))["train_config"] == "train_000.yaml"
 
 
 def test_importing_the_script_evaluates_nothing(tmp_path):

@@ -156,6 +156,7 @@ def test_every_parameter_stands_at_the_root_with_its_value_at_the_first_point(tm
         "baseline": False,
         "generate": {"max_tokens": 4},
         "limit": None,
+        "objective": None,
         "tasks": ["capitalize"],
     }
 

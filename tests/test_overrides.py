@@ -71,7 +71,7 @@ def test_run_adds_no_run_to_the_sweep_in_the_file(name: str, tmp_path: Path, mod
     folder = written(tmp_path / "e", model, SWEEPS[name])
     assert cruijff("generate", folder).returncode == 0
     before = rows(folder)
-    for mode in ([], ["--multirun"]):
+    for mode in ([], ["--multirun", "hydra/launcher=staged_local"]):
         done = cruijff("run", folder, *mode, "stages=[]")
         assert done.returncode == 0, done.stderr
         assert rows(folder) == before
@@ -118,4 +118,4 @@ def test_a_run_from_an_override_keeps_its_number_when_the_sweep_grows(
         assert [(run, params["lora_rank"]) for run, params, _ in rows(folder)] == [
             ("run_000", 2), ("run_001", 4), ("run_003", 16), ("run_002", 8)
         ]  # fmt: skip
-    assert cruijff("run", folder, "--multirun", "stages=[]").returncode == 0
+    assert cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "stages=[]").returncode == 0

@@ -46,7 +46,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, cruijff: C
     spec = specification(tiny_model)
     spec["evaluation"]["baseline"] = True
     folder = write_experiment(tmp_path_factory.mktemp("swept") / "a sweep", tiny_model, spec)
-    done = cruijff("run", folder, "--multirun")
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -213,7 +213,7 @@ def test_a_point_whose_data_vanished_fails_alone(tmp_path: Path, tiny_model: Pat
     assert cruijff("generate", folder).returncode == 0
     (folder / "data/gone.jsonl").unlink()
 
-    done = cruijff("run", folder, "--multirun")
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
     assert done.returncode == 1
     assert "1 of 2 points failed" in done.stderr
     assert f"dataset not found: {folder}/data/gone.jsonl" in done.stdout
@@ -311,7 +311,7 @@ def test_an_override_makes_a_new_run_which_generate_keeps(swept: tuple[Path, str
         ("evaluation.tasks=[capitalise]", "command line  evaluation.tasks\n  there is no task 'capitalise'\n  did you mean 'capitalize'?\n"),
     ],
 )
-@pytest.mark.parametrize("mode", [[], ["--multirun"]])
+@pytest.mark.parametrize("mode", [[], ["--multirun", "hydra/launcher=staged_local"]])
 def test_a_wrong_override_is_named_before_anything_starts(
     swept: tuple[Path, str], cruijff: Command, mode: list[str], word: str, message: str
 ) -> None:
@@ -341,7 +341,7 @@ def test_run_refuses_when_the_experiment_changed_or_moved(swept: tuple[Path, str
     spec = yaml.safe_load((folder / "experiment.yaml").read_text())
     spec["controls"]["batch_size"] = 1
     write_spec(folder, spec)
-    done = cruijff("run", folder, "--multirun")
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
     assert done.returncode == 1
     assert "experiment.yaml changed since generate" in done.stderr
 
@@ -360,7 +360,7 @@ def test_hydras_own_flags_show_and_run_nothing(swept: tuple[Path, str], cruijff:
 
 def test_plain_hydra_runs_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = swept
-    words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "stages=[train]"]
+    words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "hydra/launcher=staged_local", "stages=[train]"]
     done = typed("python", "-m", "cruijff_kit", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run_001 train: done" in done.stderr
@@ -377,7 +377,7 @@ def test_a_parameter_on_the_command_line_beats_a_paired_variable(tmp_path: Path,
     spec["variables"] = {"adapter": [{"lora_rank": 2, "lora_alpha": 4}, {"lora_rank": 4, "lora_alpha": 8}]}
     del spec["controls"]["lora_alpha"]
     folder = write_experiment(tmp_path / "paired", tiny_model, spec)
-    done = cruijff("run", folder, "--multirun", "stages=[]", "lora_alpha=5")
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "stages=[]", "lora_alpha=5")
     assert done.returncode == 0, done.stderr
     rows = yaml.safe_load((folder / "configs/run_mapping.yaml").read_text())["runs"]
     assert [row["params"] for row in rows] == [
@@ -447,7 +447,7 @@ def test_a_wrong_setting_of_an_evaluation_is_named(swept: tuple[Path, str], tmp_
 def test_two_evaluations_of_one_run_train_it_once(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
     folder = write_experiment(tmp_path / "twice", tiny_model)
     words = ["lora_rank=2", "evaluation.limit=1,2", "hydra.launcher.max_parallel=2"]
-    done = cruijff("run", folder, "--multirun", *words)
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", *words)
     assert done.returncode == 0, done.stderr
     logs = [path.read_text() for path in (folder / ".cruijff-kit/jobs").rglob("*_log.out")]
     assert sum("is trained already" in log for log in logs) == 1

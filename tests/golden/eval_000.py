@@ -8,7 +8,7 @@ if __name__ == "__main__":
     evaluate(
         run="run_000",
         model="/path/to/experiment/results/run_000/hf_model/epoch_0",
-        train_config="/path/to/experiment/configs/train_000.yaml",
+        train_config="train_000.yaml",
         params={"lora_rank": 2},
         tasks=[
             {"name": "capitalize", "file": "/path/to/experiment/evals/tasks.py", "function": "capitalize", "args": {}},
