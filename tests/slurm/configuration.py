@@ -128,6 +128,11 @@ AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux"""
 
 
+def cgroup_conf() -> str:
+    """The version that asks for nothing when nothing uses it: slurmd starts without cgroups, or systemd, as in a container."""
+    return "CgroupPlugin=cgroup/v1\n"
+
+
 def gres_conf(place: Place) -> str:
     """Slurm takes any device for a GPU: /dev/null stands for each."""
     gpus = f"[0-{GPUS_PER_NODE - 1}]"

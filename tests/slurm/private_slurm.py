@@ -13,7 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tests.slurm.configuration import GPUS_PER_NODE, NODES, Place, Settings, gres_conf, slurm_conf, slurmdbd_conf, user
+from tests.slurm.configuration import (
+    GPUS_PER_NODE,
+    NODES,
+    Place,
+    Settings,
+    cgroup_conf,
+    gres_conf,
+    slurm_conf,
+    slurmdbd_conf,
+    user,
+)
 from tests.slurm.counted_sbatch import CountedSbatch
 from tests.slurm.daemons import PROGRAMS, Daemons, program
 
@@ -165,6 +175,7 @@ class PrivateSlurm:
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
         place.slurm_conf.write_text(slurm_conf(place, self.settings))
+        (place.folder / "cgroup.conf").write_text(cgroup_conf())
         (place.folder / "gres.conf").write_text(gres_conf(place))
         for node in NODES:
             for number in range(GPUS_PER_NODE):

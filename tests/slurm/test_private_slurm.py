@@ -132,7 +132,8 @@ def test_nothing_is_left_after_it_is_stopped(tmp_path: Path) -> None:
         running = set(processes_of(tmp_path).values())
         assert running >= {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"}
     assert processes_of(tmp_path) == {}
-    assert {path.name for path in (tmp_path / "slurm").iterdir()} == {"slurm.conf", "gres.conf", "slurmdbd.conf", "log"}
+    kept = {"slurm.conf", "cgroup.conf", "gres.conf", "slurmdbd.conf", "log"}
+    assert {path.name for path in (tmp_path / "slurm").iterdir()} == kept
 
 
 def test_nothing_is_left_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
