@@ -20,6 +20,7 @@ from cruijff_kit import atomic
 from cruijff_kit.checkpoint import CONFIG_COPY, UNFINISHED
 
 STATE = "recipe_state"  # torchtune's name for it, RECIPE_STATE_DIRNAME
+FILE = "recipe_state.pt"
 BEFORE = "recipe_state_before"
 MARK = "finished.json"
 
@@ -52,8 +53,9 @@ def last_state(checkpoints: Path) -> State | None:
 def _marked(folder: Path) -> State | None:
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        whole = all((folder.parent / name).stat().st_size == size for name, size in mark["sizes"].items())
-        return State(folder, mark["epochs_run"], mark["weights"]) if whole else None
+        files = {folder / FILE: mark["state"], **{folder.parent / name: size for name, size in mark["weights"].items()}}
+        whole = all(path.stat().st_size == size for path, size in files.items())
+        return State(folder, mark["epochs_run"], list(mark["weights"])) if whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -93,7 +95,7 @@ def mark(checkpoints: Path, epochs_run: int, weights: Sequence[str], config: str
     """Says that the state is whole and goes with `weights`; that of the epoch before is then of no more use."""
     folder = checkpoints / STATE
     atomic.write_text(folder / CONFIG_COPY, config)
-    names = [*weights, *(f"{STATE}/{path.name}" for path in sorted(folder.glob("*.pt")))]
-    sizes = {name: (checkpoints / name).stat().st_size for name in names}
-    atomic.write_json(folder / MARK, {"epochs_run": epochs_run, "weights": list(weights), "sizes": sizes})
+    sizes = {name: (checkpoints / name).stat().st_size for name in weights}
+    state = (folder / FILE).stat().st_size
+    atomic.write_json(folder / MARK, {"epochs_run": epochs_run, "state": state, "weights": sizes})
     shutil.rmtree(checkpoints / BEFORE, ignore_errors=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from cruijff_kit import train
+from cruijff_kit import checkpoint, resume, train
 from tests.recipe_server import RecipeServer
 from tests.tiny_llama import tiny_base_config, write_tiny_data
 
 LORA, FULL = "lora_finetune_single_device", "full_finetune_single_device"
 EPOCHS = 3
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -69,33 +74,174 @@ class Experiment:
         return words[2:]
 
     def restore(self, image: Path) -> None:
+        """The disk as it was when this image was taken."""
         shutil.rmtree(self.folder / "results", ignore_errors=True)
         shutil.copytree(image, self.results, symlinks=True)
 
 
-def contents(epoch: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in epoch.iterdir()}
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of every file."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def uninterrupted(tmp: Path, recipe: str, server: RecipeServer, model: Path, **changes: Any) -> tuple[Experiment, list[Path], dict[str, str]]:
-    """A run, an image of its results at each step of its savings, and the files that it ended with."""
-    run = Experiment(tmp / "run", recipe, server)
-    run.folder.mkdir()
+def uninterrupted(folder: Path, recipe: str, server: RecipeServer, model: Path, **changes: Any) -> tuple[Experiment, list[Path]]:
+    """A run that ended, and an image of its results at each step of its writing."""
+    folder.mkdir()
+    run = Experiment(folder, recipe, server)
     run.write_config(model, **changes)
-    (tmp / "images").mkdir()
-    assert run.attempt(watched=run.results, images=tmp / "images") == []
+    images = folder / "images"
+    images.mkdir()
+    assert run.attempt(watched=run.results, images=images) == []
     assert run.training.fault() is None
-    return run, sorted((tmp / "images").iterdir()), contents(run.training.model)
+    return run, sorted(images.iterdir())
 
 
-def test_x(server, tiny_model, tmp_path):
-    import time
-    t=time.time()
-    run, images, whole = uninterrupted(tmp_path, LORA, server, tiny_model)
-    print(time.time()-t, len(images), *[i.name for i in images], sep="\n")
+RESUME = ["resume_from_checkpoint=True"]
+
+
+@pytest.mark.parametrize("recipe", [LORA, FULL])
+def test_a_kill_at_any_step_of_any_save_costs_an_epoch_at_most_and_changes_no_bit(
+    recipe: str, server: RecipeServer, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What remains to be trained is a function of the disk after `prepare`: the images are trained that differ there."""
+    run, images = uninterrupted(tmp_path / "run", recipe, server, tiny_model)
+    whole, trained, after = contents(run.training.model), {}, []
     for image in images:
-        t=time.time()
         run.restore(image)
-        fault = run.training.fault()
-        words = run.attempt() if fault else None
-        print(image.name, words, fault, contents(run.training.model) == whole, time.time()-t, [p.name for p in (run.folder/"results").iterdir()])
+        words = train.prepare(run.training)[5:]
+        left = contents(run.results / "hf_model")
+        state = resume.last_state(run.training.checkpoints)
+        after.append(state.epochs_run if state else 0)
+        assert words == (RESUME if state else [])
+        key = (*words, *left.items())
+        if key not in trained:
+            run.server.run(train.RESUMABLE[recipe], ["--config", str(run.config), *words])
+            trained[key] = contents(run.training.model)
+            assert run.training.fault() is None
+        assert trained[key] == whole, image.name
+    assert after == sorted(after)  # never back behind a state that was whole before
+    assert set(after) == {0, 1, 2}
+    begun = [int(max((path.name[-1] for path in image.glob("hf_model/epoch_*")), default="0")) for image in images]
+    assert all(number >= epoch for number, epoch in zip(after, begun))  # epoch 2's folder: epochs 0 and 1 are kept
+
+
+def test_gradients_that_an_epoch_leaves_to_the_next_are_not_lost(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    for recipe in (LORA, FULL):
+        changes = {"gradient_accumulation_steps": 2, "clip_grad_norm": 1.0}
+        run, images = uninterrupted(tmp_path / recipe, recipe, server, tiny_model, **changes)
+        whole = contents(run.training.model)
+        run.restore(next(image for image in images if image.name.endswith("os.mkdir epoch_1")))
+        assert run.attempt() == RESUME
+        assert contents(run.training.model) == whole
+
+
+def test_the_schedule_of_a_cut_epoch_goes_on(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model, max_steps_per_epoch=2)
+    whole = contents(run.training.model)
+    run.restore(next(image for image in images if image.name.endswith("os.mkdir epoch_2")))
+    assert run.attempt() == RESUME
+    assert contents(run.training.model) == whole
+
+
+def test_our_recipe_writes_what_torchtunes_writes(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    for recipe, same in ((LORA, ["epoch_0"]), (FULL, ["epoch_0", "epoch_1", "epoch_2"])):  # LoRA's later epochs: on a CPU torchtune's are corrupted
+        run, _ = uninterrupted(tmp_path / recipe, recipe, server, tiny_model)
+        ours = {epoch: contents(run.training.checkpoints / epoch) for epoch in same}
+        shutil.rmtree(run.results)
+        server.run(recipe, ["--config", str(run.config)])
+        assert {epoch: contents(run.training.checkpoints / epoch) for epoch in same} == ours
+
+
+def test_a_resumed_run_is_the_run_of_its_config(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+    identity = checkpoint.trained_identity(run.results, run.folder)
+    run.restore(images[-1])
+    assert run.attempt() == RESUME
+    assert "resume_from_checkpoint: true" in (run.results / checkpoint.CONFIG_COPY).read_text()
+    assert checkpoint.differences(run.config, run.results, run.folder) == {}
+    assert checkpoint.trained_identity(run.results, run.folder) == identity
+
+
+def test_another_config_or_another_model_starts_anew_and_what_was_there_is_kept(
+    server: RecipeServer, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+    moved = shutil.copytree(tiny_model, tmp_path / "moved")
+    text = run.config.read_text()
+    for changed in (text.replace("seed: 1", "seed: 2"), text.replace(str(tiny_model), str(moved))):
+        run.restore(images[-1])
+        before = contents(run.results)
+        run.config.write_text(changed)
+        assert train.prepare(run.training) == ["tune", "run", train.RESUMABLE[LORA], "--config", str(run.config)]
+        (aside,) = (path for path in run.results.parent.iterdir() if path != run.results)
+        assert contents(aside) == before
+        assert contents(run.results) == {}
+        assert capsys.readouterr().out.splitlines()[-1] == f"moved aside to {aside}: what an earlier training left in {run.results}"
+
+
+def test_a_recipe_that_is_not_ours_starts_anew_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results/run_000"
+    (results / "hf_model/epoch_0").mkdir(parents=True)
+    command = ["tune", "run", "--nproc_per_node", "2", "lora_finetune_distributed", "--config", "train.yaml"]
+    training = train.Training("run_000", command, tmp_path / "train.yaml", results, results / "hf_model/epoch_1", tmp_path)
+    assert train.prepare(training) == command
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "run_000: starting from the beginning: its recipe cannot go on with what was interrupted"
+    )
+
+
+def test_the_epochs_on_another_disk_are_set_aside_there(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+    run.restore(next(image for image in images if "adapter_config.json" in image.name and (image / "hf_model/epoch_2").exists()))
+    disk = tmp_path / "disk/hf_model"
+    disk.parent.mkdir()
+    (run.results / "hf_model").rename(disk)
+    (run.results / "hf_model").symlink_to(disk)
+    assert train.prepare(run.training)[-1:] == RESUME
+    (aside,) = (path for path in disk.parent.iterdir() if path != disk)
+    assert [path.name for path in aside.iterdir()] == ["epoch_2"]
+    assert [path.name for path in run.results.parent.iterdir()] == ["run_000"]
+
+
+def test_by_hand_our_recipe_says_that_there_is_nothing_to_go_on_from(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    run = Experiment(tmp_path, LORA, server)
+    run.write_config(tiny_model)
+    with pytest.raises(AssertionError) as failed:
+        server.run(train.RESUMABLE[LORA], ["--config", str(run.config), *RESUME])
+    assert str(failed.value).splitlines()[-1] == (
+        f"ValueError: {run.training.checkpoints}: no epoch was finished that this recipe can go on from: "
+        "start it without resume_from_checkpoint=True"
+    )
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from cruijff_kit.train import Training, train
+folder, model = map(Path, sys.argv[1:])
+config = folder / "train_000.yaml"
+command = ["tune", "run", "lora_finetune_single_device", "--config", str(config)]
+train(Training("run_000", command, config, folder / "results/run_000", model, folder))
+"""
+
+
+def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+    run, _ = uninterrupted(tmp_path / "run", LORA, server, tiny_model, batch_size=1)
+    whole = contents(run.training.model)
+    shutil.rmtree(run.results)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    command = [sys.executable, "-c", PROGRAM, str(run.folder), str(run.training.model)]
+    killed = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    mark = run.training.checkpoints / resume.STATE / resume.MARK
+    while not mark.exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()  # what it started lives on, until its successor ends that
+    killed.wait()
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"run_000: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in done.stdout.splitlines()
+    assert contents(run.training.model) == whole
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert again.stdout == f"run_000 is trained already: {run.training.model}\n"

@@ -66,7 +66,7 @@ class Resumable:
                     "start it without resume_from_checkpoint=True"
                 )
             self.load_weights(cfg_checkpointer, list(state.weights))
-            cfg_checkpointer.recipe_checkpoint = f"{resume.STATE}/recipe_state.pt"
+            cfg_checkpointer.recipe_checkpoint = f"{resume.STATE}/{resume.FILE}"
         checkpoint = super().load_checkpoint(cfg_checkpointer)
         self._rest = checkpoint.pop(REST, {})
         self._checkpointer = _WholeSaves(self._checkpointer, self)
