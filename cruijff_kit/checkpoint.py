@@ -17,6 +17,7 @@ from cruijff_kit.identity import identity, normalised
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
 ADAPTER_PREFIX = "adapter_"
+RESUME = "resume_from_checkpoint"
 UNFINISHED = ".unfinished"  # our recipes leave it in an epoch's folder until all of its files are written
 
 
@@ -94,16 +95,21 @@ def differences(train_config: Path, results: Path, folder: Path, copy: Path | No
     except Exception as error:  # a copy that was cut off is no YAML, in any of many ways
         return f"{CONFIG_COPY} cannot be read: {error}"
     there = _flat(normalised(trained, was))
-    here = _flat(normalised(torchtune_catalog.read_config(train_config), folder))
+    here = _flat(normalised(_first_attempt(torchtune_catalog.read_config(train_config)), folder))
     return {key: there.get(key) for key in sorted({*there, *here}) if there.get(key) != here.get(key)}
 
 
 def _trained(results: Path, folder: Path, copy: Path | None = None) -> tuple[dict[str, Any], Path]:
     """torchtune's copy of the config, and where the experiment's folder was then."""
-    trained = torchtune_catalog.read_config(copy or results / CONFIG_COPY)
+    trained = _first_attempt(torchtune_catalog.read_config(copy or results / CONFIG_COPY))
     below = results.relative_to(folder).parts
     then = Path(unescape(str(trained.get("output_dir"))))
     return trained, then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
+
+
+def _first_attempt(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` as it was before its training was interrupted: going on with a training makes no other one of it."""
+    return {**config, RESUME: False} if config.get(RESUME) is True else config
 
 
 def trained_identity(results: Path, folder: Path) -> str | None:

@@ -11,26 +11,18 @@ from typing import Any
 
 from cruijff_kit.config_tree import Config, PerNode, escape, find, move
 
-RESUME = "resume_from_checkpoint"
-
 
 def normalised(config: Mapping[str, Any], folder: Path) -> Config:
     """What `config` trains: without where its results, its model and its folder lie."""
     where = _model_place(config), str(folder)
-    return {key: _normalised(key, node, *where) for key, node in _first_attempt(config).items() if key != "output_dir"}
+    return {key: _normalised(key, node, *where) for key, node in config.items() if key != "output_dir"}
 
 
 def identity(config: Mapping[str, Any], folder: Path) -> str:
     """Digest of what `config` trains, wherever it lies."""
     where = _model_place(config), str(folder)
-    config = _first_attempt(config)
     texts = [_text(key, config[key], *where) for key in sorted(config) if key != "output_dir"]
     return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:16]  # as json.dumps of the whole
-
-
-def _first_attempt(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`config` as it was before its training was interrupted: going on with a training makes no other one of it."""
-    return {**config, RESUME: False} if config.get(RESUME) is True else config
 
 
 def _model_place(config: Mapping[str, Any]) -> str | None:

@@ -39,12 +39,15 @@ def run(
     family = Family((environment or {}).get(MARK))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     whole = {**os.environ, "PATH": path, **(environment or {}), **family.environment}
+    process = None
     try:
         with _held_back(signal.SIGUSR2):
             process = subprocess.Popen(command, cwd=folder, env=whole, stderr=subprocess.PIPE)
         tail = _follow(process, look or (lambda: None))
     except BaseException as error:  # of a signal's handler too, which may raise anywhere here
         family.end(0 if isinstance(error, TakenOver) else GRACE_S)
+        if process is not None:
+            process.poll()  # else it stays a zombie
         raise
     if process.returncode != 0:
         family.end(GRACE_S)

@@ -98,7 +98,7 @@ def prepare(training: Training) -> list[str]:
         move_aside(training.results, resume.unmatched(training.checkpoints, state))
         resume.reinstate(training.checkpoints, state)
         print(f"{training.run}: going on after its epoch {state.epochs_run}", flush=True)
-        return [*words, "resume_from_checkpoint=True"]
+        return [*words, f"{checkpoint.RESUME}=True"]
     if move_aside(training.results, _left(training)) and not can_resume:
         print(f"{training.run}: starting from the beginning: its recipe cannot go on with what was interrupted", flush=True)
     return words
