@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ ENVIRONMENT = "CRUIJFF_KIT_OWNER"  # token and path, for the recipe that is abou
 
 @dataclass(frozen=True)
 class Pace:
-    """How often an owner looks, and after how many looks another may count on what it saw."""
+    """How often an owner shows that it lives and looks, and how many looks another waits for either."""
 
     every_s: float = 2.0
     looks: int = 10
@@ -78,6 +79,7 @@ class Ownership:
 
     def __init__(self, folder: Path, pace: Pace) -> None:
         self.path, self.me, self._pace = folder / FILE, Owner.here(), pace
+        self._over = threading.Event()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -88,19 +90,23 @@ class Ownership:
         """Raises TakenOver unless the folder is still ours."""
         _check(self.path, self.me.token)
 
-    def look(self) -> None:
-        """Checks, and shows that we live."""
-        self.check()
-        try:
-            os.utime(self.path)
-        except FileNotFoundError:  # removed by hand
-            self.write()
+    def keep_alive(self) -> None:
+        """Shows that we live, whatever else we do, until the folder is another's or was let go."""
+        while not self._over.wait(self._pace.every_s):
+            try:
+                self.check()
+                os.utime(self.path)
+            except TakenOver:
+                return
+            except OSError:  # removed by hand, or a file server that is away for a moment
+                continue
 
     def write(self) -> None:
         atomic.write_json(self.path, asdict(self.me))
 
     def release(self) -> None:
         """Says that it is over; the name stays, for a copy of us that wakes up later."""
+        self._over.set()
         owner = read(self.path)
         if owner is not None and owner.token == self.me.token:
             atomic.write_json(self.path, asdict(replace(self.me, ended=True)))
@@ -110,13 +116,12 @@ class Ownership:
         if before is None:
             before = self._wait_for_others()
             self.write()
+        threading.Thread(target=self.keep_alive, daemon=True).start()
         if before is not None and before.host == self.me.host:
             Family(before.token).end(grace_s=0)  # what it started may have outlived it
         elif before is not None:
-            for _ in range(self._pace.looks):  # then a copy there has looked, and ended itself
-                self.look()
-                time.sleep(self._pace.every_s)
-        self.look()
+            time.sleep(self._pace.looks * self._pace.every_s)  # then a copy there has looked, and ended itself
+        self.check()
 
     def _wait_for_others(self) -> Owner | None:
         """Waits for an owner on another node, whom the lock may not hold; returns one who died without letting go."""
@@ -154,8 +159,8 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
     else:
         before = None
     with workspace.locked(folder):
-        ownership.take(before)
         try:
+            ownership.take(before)
             yield ownership
         finally:
             ownership.release()

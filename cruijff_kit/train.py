@@ -84,7 +84,7 @@ def _train(training: Training, owner: ownership.Ownership) -> None:
     owner.check()
     command = prepare(training)
     print(f"{training.run}: {shlex.join(command)}", flush=True)
-    stage_command.run(command, training.folder, owner.environment, owner.look)
+    stage_command.run(command, training.folder, owner.environment, owner.check)
     fault = training.fault()
     if fault is not None:
         raise CruijffKitError(f"training ended without its checkpoint: {training.model}: {fault}")

@@ -85,6 +85,16 @@ def test_what_was_let_go_and_what_died_on_this_node_is_taken_at_once(tmp_path: P
         assert name(tmp_path).token == second.me.token != first.me.token
 
 
+def test_an_owner_is_seen_to_live_whatever_it_does(tmp_path: Path) -> None:
+    with owned(tmp_path, PACE):
+        before = (tmp_path / FILE).stat().st_mtime_ns
+        time.sleep(0.3)
+        assert (tmp_path / FILE).stat().st_mtime_ns > before
+    after = (tmp_path / FILE).stat().st_mtime_ns
+    time.sleep(0.3)
+    assert (tmp_path / FILE).stat().st_mtime_ns == after
+
+
 def test_a_live_owner_on_another_node_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with alive(tmp_path) as stopped:
         threading.Timer(1.0, stopped.set).start()
@@ -134,7 +144,7 @@ def test_the_command_of_an_owner_that_lost_its_folder_is_killed_with_all_that_it
     with owned(tmp_path / "hold", PACE) as held:
         threading.Timer(2.0, write, (tmp_path / "hold", ELSEWHERE)).start()
         with pytest.raises(TakenOver) as stopped:
-            stage_command.run([sys.executable, "-c", parent], tmp_path, held.environment, held.look)
+            stage_command.run([sys.executable, "-c", parent], tmp_path, held.environment, held.check)
         last = (tmp_path / "written").read_text()
         time.sleep(0.3)
         assert (tmp_path / "written").read_text() == last
@@ -157,7 +167,7 @@ def test_what_a_killed_owner_started_here_is_ended_by_the_next(tmp_path: Path) -
     program = (
         "import sys\nfrom pathlib import Path\nfrom cruijff_kit import ownership, stage_command\n"
         "with ownership.owned(Path(sys.argv[1])) as held:\n"
-        "    stage_command.run(['sleep', '600'], Path(sys.argv[1]), held.environment, held.look)\n"
+        "    stage_command.run(['sleep', '600'], Path(sys.argv[1]), held.environment, held.check)\n"
     )
     first = subprocess.Popen([sys.executable, "-c", program, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)})
     while not (tmp_path / FILE).exists() or not Family(name(tmp_path).token).alive():

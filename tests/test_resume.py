@@ -245,3 +245,14 @@ def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(serv
     assert contents(run.training.model) == whole
     again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert again.stdout == f"run_000 is trained already: {run.training.model}\n"
+
+
+def test_of_several_nodes_only_the_first_looks_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    results = tmp_path / "results/run_000"
+    results.mkdir(parents=True)
+    (results / "left").touch()
+    command = [sys.executable, "-c", "open('ran', 'w')", "--config", "train.yaml"]
+    train.train(train.Training("run_000", command, tmp_path / "train.yaml", results, results / "epoch_0", tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "results"]
+    assert (results / "left").exists()
