@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from cruijff_kit import checkpoint, resume, train
+from cruijff_kit import checkpoint, ownership, paths, resume, train
+from cruijff_kit.process_family import Family
 from tests.recipe_server import RecipeServer
 from tests.tiny_llama import tiny_base_config, write_tiny_data
 
@@ -194,6 +196,7 @@ def test_a_recipe_that_is_not_ours_starts_anew_and_says_so(tmp_path: Path, capsy
 def test_the_epochs_on_another_disk_are_set_aside_there(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
     run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
     run.restore(next(image for image in images if "adapter_config.json" in image.name and (image / "hf_model/epoch_2").exists()))
+    assert run.training.fault() == "its save was interrupted"
     disk = tmp_path / "disk/hf_model"
     disk.parent.mkdir()
     (run.results / "hf_model").rename(disk)
@@ -226,25 +229,71 @@ train(Training("run_000", command, config, folder / "results/run_000", model, fo
 """
 
 
-def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+class Stage:
+    """The train stage of a run, in processes of its own."""
+
+    def __init__(self, run: Experiment) -> None:
+        self._run = run
+        self._command = [sys.executable, "-c", PROGRAM, str(run.folder), str(run.training.model)]
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        one_thread = {"OMP_NUM_THREADS": "1"}  # as the recipe server has: the order of sums depends on it
+        whole = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **one_thread, **environment}
+        return subprocess.Popen(self._command, env=whole, cwd=self._run.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def owner(self) -> ownership.Owner | None:
+        return ownership.read(paths.training(self._run.folder, "run_000") / ownership.FILE)
+
+    def wait_for_an_epoch(self, process: subprocess.Popen[str]) -> None:
+        while not (self._run.training.checkpoints / resume.STATE / resume.MARK).exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def stage(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> tuple[Stage, Experiment, dict[str, str]]:
+    """A run of a second an epoch, and the files that it ends with."""
     run, _ = uninterrupted(tmp_path / "run", LORA, server, tiny_model, batch_size=1)
     whole = contents(run.training.model)
     shutil.rmtree(run.results)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
-    command = [sys.executable, "-c", PROGRAM, str(run.folder), str(run.training.model)]
-    killed = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    mark = run.training.checkpoints / resume.STATE / resume.MARK
-    while not mark.exists():
-        assert killed.poll() is None
-        time.sleep(0.01)
+    return Stage(run), run, whole
+
+
+def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(stage: tuple[Stage, Experiment, dict[str, str]]) -> None:
+    train_stage, run, whole = stage
+    killed = train_stage.start()
+    train_stage.wait_for_an_epoch(killed)
     killed.kill()  # what it started lives on, until its successor ends that
-    killed.wait()
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"run_000: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in done.stdout.splitlines()
+    killed.communicate()
+    again = train_stage.start()
+    said, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert f"run_000: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in said.splitlines()
     assert contents(run.training.model) == whole
-    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert again.stdout == f"run_000 is trained already: {run.training.model}\n"
+    assert train_stage.start().communicate()[0] == f"run_000 is trained already: {run.training.model}\n"
+
+
+def test_a_copy_that_comes_back_from_the_dead_ends_itself_and_its_successor_goes_on(stage: tuple[Stage, Experiment, dict[str, str]]) -> None:
+    train_stage, run, whole = stage
+    dead = train_stage.start(SLURM_JOB_ID="12")
+    train_stage.wait_for_an_epoch(dead)
+    before = train_stage.owner()
+    frozen = [dead.pid, *(process.pid for process in Family(before.token).alive())]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    successor = train_stage.start(SLURM_JOB_ID="12", SLURM_RESTART_COUNT="1")
+    while (now := train_stage.owner()) == before:
+        assert successor.poll() is None
+        time.sleep(0.01)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    assert dead.communicate()[1].splitlines()[-1] == f"cruijff_kit.ownership.TakenOver: stopped: this run was taken over by {now}"
+    assert dead.returncode == 1
+    said, errors = successor.communicate()
+    assert successor.returncode == 0, errors
+    assert f"taking over from {before}" in errors.splitlines()
+    assert "run_000: going on after its epoch 1" in said.splitlines()
+    assert contents(run.training.model) == whole
 
 
 def test_of_several_nodes_only_the_first_looks_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
