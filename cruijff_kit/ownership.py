@@ -153,7 +153,7 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
         TakenOver: another copy came before us while we waited.
     """
     ownership, before = Ownership(folder, pace), read(folder / FILE)
-    if before is not None and ownership.me.succeeds(before):
+    if before is not None and not before.ended and ownership.me.succeeds(before):
         print(f"taking over from {before}", file=sys.stderr, flush=True)
         ownership.write()  # it looks often, ends itself, and frees the lock
     else:

@@ -130,6 +130,15 @@ def test_the_same_job_started_again_takes_over_from_another_node(
     assert capsys.readouterr().err == "taking over from process 4242 on node9, job 7_3, restart 0\n"
 
 
+def test_from_a_copy_that_let_go_nothing_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm(monkeypatch, restart=1)
+    write(tmp_path, replace(ELSEWHERE, ended=True))
+    with owned(tmp_path, Pace(every_s=60)):
+        assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("restart", [0, 1])
 def test_an_older_copy_of_a_job_does_not_take_over_from_a_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: int) -> None:
     slurm(monkeypatch, restart)
