@@ -17,6 +17,8 @@ from cruijff_kit.identity import identity, normalised
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
 ADAPTER_PREFIX = "adapter_"
+RESUME = "resume_from_checkpoint"
+UNFINISHED = ".unfinished"  # our recipes leave it in an epoch's folder until all of its files are written
 
 
 def fault(folder: Path) -> str | None:
@@ -27,6 +29,8 @@ def fault(folder: Path) -> str | None:
     """
     if not folder.is_dir():
         return "there is no such folder"
+    if (folder / UNFINISHED).exists():
+        return "its save was interrupted"
     if not (folder / "config.json").is_file():
         return "config.json is missing"
     try:
@@ -77,29 +81,35 @@ def _shard_fault(path: Path) -> str | None:
     return None if size == expected else f"{path.name} has {size:,} bytes and should have {expected:,}"
 
 
-def differences(train_config: Path, results: Path, folder: Path) -> dict[str, Any] | str:
+def differences(train_config: Path, results: Path, folder: Path, copy: Path | None = None) -> dict[str, Any] | str:
     """What the training in `results` was given otherwise than `train_config` says: key to its value there.
 
     Empty if nothing; a text if torchtune's own copy of its config cannot be read.
     `folder` is the experiment's; it may have been elsewhere when that was trained.
+    `copy` is another copy of that config than torchtune's last.
     """
     try:
-        trained, was = _trained(results, folder)
+        trained, was = _trained(results, folder, copy)
     except FileNotFoundError:
         return f"{CONFIG_COPY}, torchtune's copy of its config, is missing"
     except Exception as error:  # a copy that was cut off is no YAML, in any of many ways
         return f"{CONFIG_COPY} cannot be read: {error}"
     there = _flat(normalised(trained, was))
-    here = _flat(normalised(torchtune_catalog.read_config(train_config), folder))
+    here = _flat(normalised(_first_attempt(torchtune_catalog.read_config(train_config)), folder))
     return {key: there.get(key) for key in sorted({*there, *here}) if there.get(key) != here.get(key)}
 
 
-def _trained(results: Path, folder: Path) -> tuple[dict[str, Any], Path]:
+def _trained(results: Path, folder: Path, copy: Path | None = None) -> tuple[dict[str, Any], Path]:
     """torchtune's copy of the config, and where the experiment's folder was then."""
-    trained = torchtune_catalog.read_config(results / CONFIG_COPY)
+    trained = _first_attempt(torchtune_catalog.read_config(copy or results / CONFIG_COPY))
     below = results.relative_to(folder).parts
     then = Path(unescape(str(trained.get("output_dir"))))
     return trained, then.parents[len(below) - 1] if then.parts[-len(below) :] == below else folder
+
+
+def _first_attempt(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` as it was before its training was interrupted: going on with a training makes no other one of it."""
+    return {**config, RESUME: False} if config.get(RESUME) is True else config
 
 
 def trained_identity(results: Path, folder: Path) -> str | None:
@@ -112,9 +122,9 @@ def trained_identity(results: Path, folder: Path) -> str | None:
         return None
 
 
-def other_model(train_config: Path, results: Path, folder: Path) -> str | None:
+def other_model(train_config: Path, results: Path, folder: Path, copy: Path | None = None) -> str | None:
     """The folder of the base model in training, if it is another now: the model was moved, or is another one."""
-    trained, was = _trained(results, folder)
+    trained, was = _trained(results, folder, copy)
     there = _model_places(trained, was)
     return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
 

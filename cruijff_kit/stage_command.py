@@ -3,41 +3,92 @@
 from __future__ import annotations
 
 import os
+import selectors
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.ownership import TakenOver
+from cruijff_kit.process_family import MARK, Family
 
 KEPT_BYTES = 8_000
+LOOK_EVERY_S = 1.0
+GRACE_S = 3.0  # for the command to clean up, before it is killed
 
 
-def run(command: Sequence[str], folder: Path) -> None:
-    """Runs `command` in `folder`.
+def run(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    look: Callable[[], None] | None = None,
+) -> None:
+    """Runs `command` in `folder`; when that is interrupted, all that it started is ended first.
+
+    Args:
+        environment: what the command has beside ours.
+        look: called again and again meanwhile; what it raises ends the command, and TakenOver kills it at once.
 
     Raises:
         CruijffKitError: it did not exit with 0; the text ends in the last line of its stderr.
     """
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE) as process:
-        try:
-            tail = _forward(process)
-        except BaseException:
-            process.terminate()
-            raise
+    family = Family((environment or {}).get(MARK))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    whole = {**os.environ, "PATH": path, **(environment or {}), **family.environment}
+    process = None
+    try:
+        with _held_back(signal.SIGUSR2):
+            process = subprocess.Popen(command, cwd=folder, env=whole, stderr=subprocess.PIPE)
+        tail = _follow(process, look or (lambda: None))
+    except BaseException as error:  # of a signal's handler too, which may raise anywhere here
+        family.end(0 if isinstance(error, TakenOver) else GRACE_S)
+        if process is not None:
+            process.poll()  # else it stays a zombie
+        raise
     if process.returncode != 0:
+        family.end(GRACE_S)
         raise CruijffKitError(f"{command[0]} exited with {process.returncode}: {last_line(tail)}")
 
 
-def _forward(process: subprocess.Popen[bytes]) -> str:
-    """Copies the process's stderr to ours as it comes, and returns its end."""
+@contextmanager
+def _held_back(signum: int) -> Iterator[None]:
+    """Keeps a signal waiting, for us until this is over and for what is started meanwhile as long as it lives.
+
+    Slurm sends the warning of a time limit to every process of a step: it is for us to act on, and
+    would kill the command.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _follow(process: subprocess.Popen[bytes], look: Callable[[], None]) -> str:
+    """Waits for the process; copies its stderr to ours as it comes, and returns the end of that."""
     assert process.stderr
-    tail = b""
-    while block := os.read(process.stderr.fileno(), 65536):
-        sys.stderr.buffer.write(block)
-        sys.stderr.buffer.flush()
-        tail = (tail + block)[-KEPT_BYTES:]
+    tail, looked = b"", 0.0
+    with process.stderr as stderr, selectors.DefaultSelector() as selector:
+        selector.register(stderr, selectors.EVENT_READ)
+        while selector.get_map() or process.poll() is None:
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                look()
+            if not selector.get_map():
+                time.sleep(LOOK_EVERY_S / 10)
+            elif selector.select(LOOK_EVERY_S):
+                block = os.read(stderr.fileno(), 65536)
+                if not block:
+                    selector.unregister(stderr)
+                sys.stderr.buffer.write(block)
+                sys.stderr.buffer.flush()
+                tail = (tail + block)[-KEPT_BYTES:]
+            elif process.poll():  # it failed, and what it left behind keeps its stderr open
+                break
     return tail.decode(errors="replace")
 
 

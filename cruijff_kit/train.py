@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cruijff_kit import checkpoint, paths, stage_command, torchtune_catalog, training_checks, workspace
+from cruijff_kit import checkpoint, ownership, paths, resume, stage_command, torchtune_catalog, training_checks
 from cruijff_kit.errors import CruijffKitError
+
+# torchtune's recipes, and those of ours that train the same and can go on with what was interrupted
+RESUMABLE = {
+    name: f"cruijff_kit/recipes/{name}" for name in ("lora_finetune_single_device", "full_finetune_single_device")
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,11 @@ class Training:
     model: Path
     folder: Path
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the epochs."""
+        return self.model.parent
+
     def fault(self) -> str | None:
         """Why this training is not finished, or None."""
         fault = checkpoint.fault(self.model)
@@ -38,39 +50,98 @@ class Training:
             return difference if isinstance(difference, str) else f"trained with another {', '.join(difference)}"
         return checkpoint.older_than_config(self.model, self.results)
 
+    def state(self) -> resume.State | None:
+        """What an interrupted training of this very config and model left to go on from."""
+        state = resume.last_state(self.checkpoints)
+        if state is None:
+            return None
+        there = self.train_config, self.results, self.folder, state.config_copy
+        return None if checkpoint.differences(*there) or checkpoint.other_model(*there) else state
+
 
 def train(training: Training) -> None:
-    """Trains, unless that was done; what another or an unfinished training left is moved aside first.
+    """Trains, unless that was done; goes on from the last finished epoch, and moves aside what it cannot go on from.
 
     Raises:
-        CruijffKitError: its data cannot be trained on, the command failed, or it ended well without the
-            checkpoint that it should have written.
+        CruijffKitError: its data cannot be trained on, the command failed, it ended well without the
+            checkpoint that it should have written, or another copy of this training took over.
     """
-    with workspace.locked(paths.training(training.folder, training.run)):  # two at once would write one folder
-        _train(training)
+    if int(os.environ.get("SLURM_PROCID") or 0) > 0:  # of several nodes the first one looks after the folder
+        if training.fault() is not None:
+            stage_command.run(training.command, training.folder)
+        return
+    with ownership.owned(paths.training(training.folder, training.run)) as owner:
+        _train(training, owner)
 
 
-def _train(training: Training) -> None:
+def _train(training: Training, owner: ownership.Ownership) -> None:
     if training.fault() is None:
         print(f"{training.run} is trained already: {training.model}", flush=True)
         return
     for fault in training_checks.data_faults(torchtune_catalog.read_config(training.train_config)):
         if fault.level == "error":
             raise CruijffKitError(fault.what)
-    move_aside(training.results)
-    stage_command.run(training.command, training.folder)
+    owner.check()
+    command = prepare(training)
+    print(f"{training.run}: {shlex.join(command)}", flush=True)
+    stage_command.run(command, training.folder, owner.environment, owner.check)
     fault = training.fault()
     if fault is not None:
         raise CruijffKitError(f"training ended without its checkpoint: {training.model}: {fault}")
 
 
-def move_aside(results: Path) -> None:
-    """Keeps what lies in `results`, other than links to the base weights, in a folder beside it."""
+def prepare(training: Training) -> list[str]:
+    """The command that trains, or goes on with the training; what stands in its way is moved aside."""
+    words, can_resume = _resumable(training.command)
+    state = training.state() if can_resume else None
+    if state is not None:
+        move_aside(training.results, resume.unmatched(training.checkpoints, state))
+        resume.reinstate(training.checkpoints, state)
+        print(f"{training.run}: going on after its epoch {state.epochs_run}", flush=True)
+        return [*words, f"{checkpoint.RESUME}=True"]
+    if move_aside(training.results, _left(training)) and not can_resume:
+        print(f"{training.run}: starting from the beginning: its recipe cannot go on with what was interrupted", flush=True)
+    return words
+
+
+def _resumable(command: Sequence[str]) -> tuple[list[str], bool]:
+    """The command with our recipe in the place of torchtune's, if there is one; with torchrun's options there is none."""
+    tune, run, recipe, *rest = command
+    recipe = RESUMABLE.get(recipe, recipe)
+    return [tune, run, recipe, *rest], recipe in RESUMABLE.values()
+
+
+def _left(training: Training) -> list[Path]:
+    """What lies in the results, other than links to the base weights; what a link to another disk holds as well."""
+    results, checkpoints = training.results, training.checkpoints
     left = [path for path in results.iterdir() if not path.is_symlink()] if results.is_dir() else []
-    if not left:
-        return
-    aside = results.with_name(f"{results.name}.{time.strftime('%Y%m%dT%H%M%S')}")
-    aside.mkdir()
+    if checkpoints.is_dir() and not any(checkpoints.is_relative_to(path) for path in left):
+        epochs = [path for path in checkpoints.iterdir() if path.name.startswith(("epoch_", resume.STATE))]
+        left += [path for path in epochs if path not in left]
+    return left
+
+
+def move_aside(results: Path, left: Iterable[Path]) -> bool:
+    """Keeps `left` in a folder beside `results`, or beside the folder on another disk that a link leads to."""
+    root, asides = results.resolve(), {}
     for path in left:
-        os.rename(path, aside / path.name)
-    print(f"moved aside to {aside}: what an earlier training left in {results}", flush=True)
+        place = path.parent.resolve()
+        top = root if place.is_relative_to(root) else place
+        if top not in asides:
+            asides[top] = _fresh_folder(results if top == root else top)
+        target = asides[top] / place.relative_to(top) / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, target)
+    for aside in asides.values():
+        print(f"moved aside to {aside}: what an earlier training left in {results}", flush=True)
+    return bool(asides)
+
+
+def _fresh_folder(beside: Path) -> Path:
+    """A new folder named after `beside` and the time."""
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}_{number}" for number in itertools.count(2)))
+    folders = (beside.with_name(f"{beside.name}.{name}") for name in names)
+    folder = next(folder for folder in folders if not folder.exists())
+    folder.mkdir()
+    return folder

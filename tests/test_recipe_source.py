@@ -56,8 +56,11 @@ def test_no_fine_tuning_recipe_hands_on_its_whole_config(name):
 
 
 def test_a_recipe_of_ours_reads_what_the_one_that_it_mends_reads():
-    ours = recipe_reads("cruijff_kit.recipes.lora_finetune_single_device", Path("/nowhere"))
-    assert ours == recipe_reads("lora_finetune_single_device", Path("/nowhere"))
+    for name, loaded in (("lora_finetune_single_device", "adapter_checkpoint"), ("full_finetune_single_device", "checkpoint_files")):
+        ours, theirs = (recipe_reads(f"{where}{name}", Path("/nowhere")) for where in ("cruijff_kit.recipes.", ""))
+        assert (ours.made, ours.taken, ours.names(())) == (theirs.made, theirs.taken, theirs.names(()))
+        assert ours.keys - theirs.keys == {("checkpointer", "output_dir")}
+        assert ours.stored - theirs.stored == {("checkpointer", "recipe_checkpoint"), ("checkpointer", loaded)}
 
 
 def test_a_subclass_reads_what_its_base_class_reads_and_more(tmp_path):

@@ -1,4 +1,4 @@
-"""Recipes of ours: subclasses of torchtune's that mend one defect each, no copies.
+"""Recipes of ours: subclasses of torchtune's that can be resumed and mend its defects, no copies.
 
 A recipe here runs from any folder as torchtune's own do, by its importable name with slashes:
 `tune run cruijff_kit/recipes/lora_finetune_single_device --config train_000.yaml`

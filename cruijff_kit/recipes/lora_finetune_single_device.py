@@ -1,4 +1,4 @@
-"""torchtune's lora_finetune_single_device, mended so that saving on a CPU leaves the model alone.
+"""torchtune's lora_finetune_single_device, which can be resumed, and on a CPU leaves the model alone when it saves.
 
 The recipe moves the weights to the CPU and merges LoRA into them in place. On a CPU that move
 copies nothing (torchtune 0.6.1, `v.cpu()` in save_checkpoint), so each save merges LoRA into the
@@ -8,30 +8,16 @@ Nothing else differs: same config, same files, and on a GPU the same code path.
 """
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 import torch
-import torchtune
 from omegaconf import DictConfig
 from torchtune import config
 
+from cruijff_kit.recipes._resumable import Resumable, load_torchtune_recipe
 
-def _load_torchtune_recipe(name: str) -> ModuleType:
-    """The module of torchtune's recipe `name`, from its file beside the package torchtune.
-
-    The folder `recipes` cannot be imported: its `__init__` raises on purpose. `tune run` finds the
-    file in the same way (torchtune/_cli/run.py, ROOT).
-    """
-    path = Path(torchtune.__file__).parents[1] / "recipes" / f"{name}.py"
-    spec = spec_from_file_location(f"torchtune_recipe_{name}", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_torchtune_recipe = _load_torchtune_recipe("lora_finetune_single_device")
+_torchtune_recipe = load_torchtune_recipe("lora_finetune_single_device")
 
 
 class _Snapshot:
@@ -39,6 +25,7 @@ class _Snapshot:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
+        self.named_parameters = model.named_parameters
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model's weights, copied where `.cpu()` would not copy them."""
@@ -48,8 +35,17 @@ class _Snapshot:
         }
 
 
-class LoRAFinetuneRecipeSingleDevice(_torchtune_recipe.LoRAFinetuneRecipeSingleDevice):
+class LoRAFinetuneRecipeSingleDevice(Resumable, _torchtune_recipe.LoRAFinetuneRecipeSingleDevice):
     """torchtune's recipe, which saves a snapshot of the model instead of the model."""
+
+    torchtune_recipe = _torchtune_recipe
+
+    def weights_of(self, epoch: Path) -> Iterable[str]:
+        """The adapter: the base weights are loaded from their own folder."""
+        return ["adapter_model.pt"]
+
+    def load_weights(self, cfg_checkpointer: DictConfig, names: list[str]) -> None:
+        cfg_checkpointer.adapter_checkpoint = names[0]
 
     def save_checkpoint(self, epoch: int) -> None:
         """Write `epoch_{epoch}/` as torchtune does, without touching the weights in training."""
