@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -158,10 +159,10 @@ def run_stage(config: DictConfig, stage: str) -> float | None:
     if "frozen" in config:
         inputs.check(Path(config.frozen.recorded), config.frozen.inputs[stage])
         frozen.thaw(folder, config.frozen.files)
-    print(f"{config.run} {stage}: {' '.join(config.commands[stage])}", flush=True)
     if stage == "train":
         train(_training(config, distributed.on_node(list(config.commands.train), os.environ)))
         return None
+    print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
     stage_command.run(list(config.commands[stage]), folder)
     return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
 

@@ -83,7 +83,7 @@ def _train(training: Training, owner: ownership.Ownership) -> None:
             raise CruijffKitError(fault.what)
     owner.check()
     command = prepare(training)
-    print(f"{training.run}: {shlex.join(command)}", flush=True)
+    print(f"{training.run} train: {shlex.join(command)}", flush=True)
     stage_command.run(command, training.folder, owner.environment, owner.check)
     fault = training.fault()
     if fault is not None:
@@ -97,10 +97,10 @@ def prepare(training: Training) -> list[str]:
     if state is not None:
         move_aside(training.results, resume.unmatched(training.checkpoints, state))
         resume.reinstate(training.checkpoints, state)
-        print(f"{training.run}: going on after its epoch {state.epochs_run}", flush=True)
+        print(f"{training.run} train: going on after its epoch {state.epochs_run}", flush=True)
         return [*words, f"{checkpoint.RESUME}=True"]
     if move_aside(training.results, _left(training)) and not can_resume:
-        print(f"{training.run}: starting from the beginning: its recipe cannot go on with what was interrupted", flush=True)
+        print(f"{training.run} train: starting from the beginning: its recipe cannot go on with what was interrupted", flush=True)
     return words
 
 

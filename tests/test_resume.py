@@ -189,7 +189,7 @@ def test_a_recipe_that_is_not_ours_starts_anew_and_says_so(tmp_path: Path, capsy
     training = train.Training("run_000", command, tmp_path / "train.yaml", results, results / "hf_model/epoch_1", tmp_path)
     assert train.prepare(training) == command
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "run_000: starting from the beginning: its recipe cannot go on with what was interrupted"
+        "run_000 train: starting from the beginning: its recipe cannot go on with what was interrupted"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_copy_that_comes_back_from_the_dead_ends_itself_and_its_successor_goes
     said, errors = successor.communicate()
     assert successor.returncode == 0, errors
     assert f"taking over from {before}" in errors.splitlines()
-    assert "run_000: going on after its epoch 1" in said.splitlines()
+    assert "run_000 train: going on after its epoch 1" in said.splitlines()
     assert contents(run.training.model) == whole
 
 

@@ -360,10 +360,10 @@ def test_hydras_own_flags_show_and_run_nothing(swept: tuple[Path, str], cruijff:
 
 def test_plain_hydra_runs_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = swept
-    words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "hydra/launcher=staged_local", "stages=[train]"]
+    words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "hydra/launcher=staged_local", "stages=[eval]"]
     done = typed("python", "-m", "cruijff_kit", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "run_001 train: done" in done.stderr
+    assert "run_001 eval: done" in done.stderr
 
 
 def test_run_generates_first_if_nothing_was(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:

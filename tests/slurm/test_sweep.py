@@ -1,0 +1,166 @@
+"""An experiment's sweep on a real Slurm: trained, evaluated, and protected against what changes while it waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.private_slurm import PrivateSlurm, wait_until
+from tests.tiny_experiment import specification, write_experiment
+
+SLURM = "hydra/launcher=staged_slurm"
+
+
+class Sweep:
+    """A generated experiment over the tiny model, on one Slurm."""
+
+    def __init__(self, folder: Path, slurm: PrivateSlurm, spec: dict) -> None:
+        self.folder, self.slurm = folder, slurm
+        write_experiment(folder, spec["framework_config"]["model_dir"], spec)
+        done = self.command("generate", folder)
+        assert done.returncode == 0, done.stderr
+
+    def command(self, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("cruijff-kit")), *map(str, words)]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **self.slurm.environment, **environment}
+        return subprocess.run(command, env=variables, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.command("run", self.folder, "--multirun", SLURM, *words, **environment)
+
+    @property
+    def launches(self) -> list[dict]:
+        """launch.json of each launch, the first first."""
+        files = sorted((self.folder / ".cruijff-kit" / "slurm").glob("*/launch.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    def logs(self, stage: str) -> str:
+        """All that the jobs of a stage said."""
+        files = (self.folder / ".cruijff-kit" / "slurm").glob(f"*/*_{stage}/*_log.out")
+        return "\n".join(file.read_text() for file in sorted(files))
+
+    def results(self, run: str) -> dict:
+        return json.loads((self.folder / "eval_results" / run / "capitalize" / "results.json").read_text())
+
+    def wait(self, timeout_s: float = 240) -> None:
+        """Until none of this Slurm's jobs waits or runs."""
+        wait_until(lambda: not self.slurm.run("squeue", "--noheader"), timeout_s, "the queue is empty")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, tiny_model: Path, slurm: PrivateSlurm) -> Sweep:
+    return Sweep(tmp_path / "a sweep", slurm, specification(tiny_model))
+
+
+def test_a_sweep_is_trained_and_evaluated_from_what_it_was_when_it_was_sent(tmp_path, tiny_model, slurm):
+    """With the baseline, which no training comes before; and sent again, which sends nothing."""
+    spec = specification(tiny_model)
+    spec["evaluation"]["baseline"] = True
+    sweep = Sweep(tmp_path / "a sweep", slurm, spec)
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # all of it waits
+    try:
+        sent = sweep.run()
+        assert sent.returncode == 0, sent.stderr
+        again = sweep.run("hydra.launcher.poll_s=0.5")
+        assert again.returncode == 0, again.stderr
+        (launch,) = sweep.launches
+        jobs = [array["job"] for array in launch["arrays"]]
+        assert [(array["name"], len(array["tasks"])) for array in launch["arrays"]] == [("0_eval", 1), ("1_train", 2), ("2_eval", 2)]
+        assert f"job {jobs[1]}: 2 train, sent before\n" in again.stdout
+        for path in (sweep.folder / "configs").iterdir():
+            path.write_text("nonsense")
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    sweep.wait()
+    assert {job: set(slurm.states(str(job)).values()) for job in jobs} == dict.fromkeys(jobs, {"COMPLETED"})
+    assert [sweep.results(run)["status"] for run in ("base", "run_000", "run_001")] == ["success"] * 3
+    assert [sweep.results(run)["params"] for run in ("run_000", "run_001")] == [{"lora_rank": 2}, {"lora_rank": 4}]
+
+
+def test_what_is_trained_already_is_only_evaluated(sweep, slurm):
+    trained = sweep.run("stages=[train]", "lora_rank=2", "hydra.launcher.wait=true")
+    assert trained.returncode == 0, trained.stderr
+    rest = sweep.run("hydra.launcher.wait=true")
+    assert rest.returncode == 0, rest.stderr
+    assert rest.stderr.startswith("trained already: run_000\n")
+    stages = [(array["stage"], list(array["tasks"].values())) for array in sweep.launches[1]["arrays"]]
+    assert [(stage, len(keys)) for stage, keys in stages] == [("eval", 1), ("train", 1), ("eval", 1)]
+    assert "run_000" in stages[0][1][0] and "run_001" in stages[1][1][0]
+    assert "run_000" in rest.stdout and "run_001" in rest.stdout  # the table of scores
+
+
+@pytest.mark.parametrize(("name", "stage"), [("data/train.jsonl", "train"), ("evals/data/words.jsonl", "eval")])
+def test_an_input_that_changes_while_jobs_wait_fails_them_with_that_reason(sweep, slurm, name, stage):
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        assert sweep.run("lora_rank=2").returncode == 0
+        path = sweep.folder / name
+        path.write_text(path.read_text().replace("apple", "plums"))
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    sweep.wait()
+    job = next(array["job"] for array in sweep.launches[0]["arrays"] if array["stage"] == stage)
+    assert slurm.states(str(job)) == {"0": "FAILED"}
+    assert f"{path} changed since this was submitted: submit it again, if it is what you want to use" in sweep.logs(stage)
+    assert not (sweep.folder / "eval_results" / "run_000").exists()
+
+
+def test_a_file_that_was_only_touched_has_not_changed(sweep):
+    assert sweep.run("lora_rank=2", "stages=[]").returncode == 0
+    from cruijff_kit import inputs
+
+    recorded = inputs.record({"all": [sweep.folder / "data" / "train.jsonl"]}, sweep.folder)
+    (sweep.folder / "data" / "train.jsonl").touch()
+    inputs.check(recorded, "all")
+
+
+def test_the_objective_is_what_a_point_returns(sweep):
+    done = sweep.run("hydra.launcher.wait=true", "lora_rank=2", "evaluation.objective=capitalize/exact/stdev")
+    assert done.returncode == 1
+    hold = "evaluation.objective is capitalize/exact/stdev, and the results of run_000 hold capitalize/exact/mean, capitalize/exact/stderr"
+    assert hold in done.stdout
+
+
+ERRORS = {
+    "a bad partition": (["cluster.eval.partition=nope"], "stage eval: srun: error: invalid partition specified: nope"),
+    "an impossible gres": (["cluster.train.gpus_per_node=99"], "stage train: srun: error: "),
+    "an unknown key": (["cluster.train.partion=gpu"], "did you mean 'cluster.train.partition'?"),
+    "an unknown profile": (["cluster=defualt"], "did you mean 'default'?"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), ERRORS.values(), ids=ERRORS)
+def test_what_slurm_would_not_take_is_one_message_and_nothing_is_sent(sweep, slurm, words, said):
+    done = sweep.run(*words)
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert slurm.run("squeue", "--noheader") == ""
+    assert sweep.launches == []
+
+
+def test_a_machine_with_sbatch_and_no_gpu_wants_a_launcher_named(sweep):
+    done = sweep.command("run", sweep.folder, "--multirun", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "this machine has sbatch and no GPU: say where the sweep is to run\n"
+        "  hydra/launcher=staged_slurm    on the cluster\n"
+        "  hydra/launcher=staged_local    here\n"
+    )
+
+
+def test_without_sbatch_it_is_said_so(sweep, tmp_path):
+    (tmp_path / "bin").mkdir()
+    done = sweep.run(PATH=str(tmp_path / "bin"))
+    assert done.returncode == 1
+    assert "was not found: is this a login node of the cluster?" in done.stderr
+
+
+def test_a_controller_that_is_down_is_said_so(sweep):
+    done = sweep.run(SLURM_CONF=str(sweep.folder / "none.conf"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
