@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any
 
 LAUNCHERS = Path(__file__).resolve().parents[2] / "launchers"
 
@@ -18,6 +20,7 @@ defaults:
 x: 1
 seconds: 0
 fail: null
+score: false
 stages: [train, eval]
 stage: null
 value: as it was
@@ -54,7 +57,7 @@ def main(config):
     if config.fail == f"exit {config.x} {config.stage}":
         sys.exit(7)
     note("end", config)
-    return [config.x, config.stage]
+    return (config.x - 2) ** 2 if config.score else [config.x, config.stage]
 
 if __name__ == "__main__":
     main()
@@ -81,10 +84,20 @@ class StagedApp:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words), cwd=self.folder, env=self.variables, text=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL
+            self.command(*words), cwd=self.folder, env=self.variables, text=True, capture_output=True, timeout=180, stdin=DEVNULL
         )
 
-    def events(self, *, event: str = "end", stage: str | None = None) -> list[dict[str, str]]:
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        """As run, without waiting for its end."""
+        return subprocess.Popen(
+            self.command(*words), **{"cwd": self.folder, "env": self.variables, "text": True, "stdout": PIPE, "stderr": PIPE, "stdin": DEVNULL, **options}
+        )
+
+    def did(self, *, event: str = "end") -> list[tuple[str, int]]:
+        """Each stage and x of the jobs' events, sorted."""
+        return sorted((line["stage"], line["x"]) for line in self.events(event=event))
+
+    def events(self, *, event: str = "end", stage: str | None = None) -> list[dict[str, Any]]:
         """What the jobs noted, in order: `start` and `end` of a stage."""
         path = self.folder / "events.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -14,6 +14,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 
+class LeftForLater(SystemExit):
+    """Ends a job that will be started again, without a result: it is not over."""
+
+
 @dataclass(frozen=True)
 class StageJob:
     """A callable to submit; returns Hydra's JobReturn, or raises what the task function raised.
@@ -89,6 +93,8 @@ def _without_exit(task_function: TaskFunction) -> TaskFunction:
     def call(config: DictConfig) -> Any:
         try:
             return task_function(config)
+        except LeftForLater:
+            raise
         except SystemExit as stop:
             if stop.code in (None, 0):
                 return None

@@ -1,27 +1,19 @@
 """Which stages go into which Slurm arrays, under which index, after what. Values only.
 
-A stage waits for the stage before it index by index (`aftercorr`), so a work has one index in all
-arrays that it is in. An index without a twin in the array that it waits for would wait for all of it:
-what has no stage to wait for goes into an array of its own, without dependency.
+A stage waits for the stage before it index by index (`aftercorr`), so it has the index of what it
+waits for. An index without a twin in the array that it waits for would wait for all of it: what has
+no stage to wait for goes into an array of its own, without dependency.
 """
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
-
-from hydra.errors import CompactHydraException
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ._stages import Stage
-from ._works import State, Work
+from ._works import Part, State, Work
 
-
-@dataclass(frozen=True)
-class Slot:
-    """A task of an array that Slurm has accepted."""
-
-    folder: str
-    job: int
-    index: int
+Key = Tuple[Optional[str], str]  # a stage, and what tells its work from any other
+Resources = Callable[[Work, Stage], Dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -29,91 +21,146 @@ class Array:
     """One submission: a stage of several works.
 
     `needs` are the arrays that it follows index by index: others of this launch, or ids of earlier
-    ones. `job` is Slurm's id, once it has given one.
+    ones. `tasks` are single tasks that all of it follows. `job` is Slurm's id, once it has given one.
     """
 
     name: str
     stage: Stage
     resources: Dict[str, Any]
     needs: Tuple[Union["Array", int], ...]
+    tasks: Tuple["Place", ...] = ()
     works: Dict[int, Work] = field(default_factory=dict)
     job: Optional[int] = None
 
     @property
     def dependency(self) -> Optional[str]:
-        """sbatch's --dependency; those of `needs` that are of this launch have been submitted."""
-        jobs = [str(need.job if isinstance(need, Array) else need) for need in self.needs]
-        return f"aftercorr:{':'.join(jobs)}" if jobs else None
+        """sbatch's --dependency; what it waits for in this launch has been submitted."""
+        each = [str(job_of(need)) for need in self.needs]
+        single = [f"{job_of(place.array)}_{place.index}" for place in self.tasks]
+        parts = [":".join([kind, *ids]) for kind, ids in (("aftercorr", each), ("afterok", single)) if ids]
+        return ",".join(parts) or None
+
+    @property
+    def followed(self) -> List[int]:
+        """The jobs that it waits for, once they have been submitted."""
+        return sorted({job_of(need) for need in (*self.needs, *(place.array for place in self.tasks))})
 
     def ranges(self) -> str:
         """sbatch's --array without its limit: `0-3,7`."""
         return index_ranges(self.works)
 
 
-Resources = Callable[[Work, Stage], Dict[str, Any]]
+@dataclass(frozen=True)
+class Place:
+    """Where a stage of a work is: in an array of this launch or a job of an earlier one, and its index there."""
+
+    array: Union[Array, int]
+    index: int
+
+
+def job_of(array: Union[Array, int]) -> int:
+    """Slurm's id; that of an array of this launch once it has been submitted."""
+    return array.job if isinstance(array, Array) else array
 
 
 def plan_arrays(
-    works: Sequence[Work], adopted: Mapping[Tuple[int, Optional[str]], Slot], resources: Resources, longest: int
+    works: Sequence[Work], keys: Mapping[int, Key], places: Dict[int, Place], resources: Resources, longest: int
 ) -> List[Array]:
     """The arrays for all stages that wait, each after those that it needs.
 
-    `adopted` holds, by id(work) and stage, what an earlier launch has sent already; `longest` is the
-    number of tasks that an array may have.
+    `keys` has an entry for the id of each part. So has `places` for those that an earlier launch has
+    sent; it gets one for all others: the same one for parts of the same key, which run once.
+    `longest` is the number of tasks that an array may have.
     """
     arrays: List[Array] = []
-    for members in _groups(works, adopted, resources):
-        for start in range(0, len(members), longest):
-            arrays += _arrays(members[start : start + longest], adopted, resources, len(arrays))
+    for round_ in _rounds(works, keys, places):
+        for members in _groups(round_, places, resources):
+            for indexed in _indexed(members, places, longest):
+                arrays += _arrays(indexed, places, resources, len(arrays))
     return arrays
 
 
-def _groups(works: Sequence[Work], adopted: Mapping, resources: Resources) -> Iterator[List[Work]]:
+def _rounds(works: Sequence[Work], keys: Mapping[int, Key], places: Dict[int, Place]) -> Iterator[List[Work]]:
+    """The works, those later that share a stage with an earlier one: its place is known by then."""
+    pending = list(works)
+    while pending:
+        known = {keys[id(part)]: places[id(part)] for work in works for part in work.parts.values() if id(part) in places}
+        now: List[Work] = []
+        later: List[Work] = []
+        claimed: Set[Key] = set()
+        for work in pending:
+            for part in _unsent(work, places):
+                if keys[id(part)] in known:
+                    places[id(part)] = known[keys[id(part)]]
+            wanted = {keys[id(part)] for part in _unsent(work, places)}
+            (later if wanted & claimed else now).append(work)
+            claimed |= wanted
+        yield now
+        pending = later
+
+
+def _unsent(work: Work, places: Mapping[int, Place]) -> List[Part]:
+    return [part for part in work.parts.values() if part.state is State.WAITING and id(part) not in places]
+
+
+def _earlier(work: Work, stage: Stage, places: Mapping[int, Place]) -> List[Place]:
+    """The places of what this stage of the work waits for and what is not sent together with it."""
+    needs = [work.parts[need] for need in stage.needs]
+    return [places[id(part)] for part in needs if part.state is State.WAITING and id(part) in places]
+
+
+def _fixed(work: Work, places: Mapping[int, Place]) -> Set[int]:
+    """The indices of what the stages of the work wait for."""
+    return {place.index for part in _unsent(work, places) for place in _earlier(work, part.stage, places)}
+
+
+def _groups(works: Sequence[Work], places: Mapping[int, Place], resources: Resources) -> List[List[Work]]:
     """The works that can share arrays: the same stages, resources, and earlier arrays to wait for."""
     groups: Dict[str, List[Work]] = {}
     for work in works:
-        parts = [part for part in work.parts.values() if part.state is State.WAITING]
-        what = [
-            [part.stage.name, part.stage.needs, resources(work, part.stage), _earlier(work, part.stage, adopted)]
-            for part in parts
-            if (id(work), part.stage.name) not in adopted
+        what: List[Any] = [
+            [part.stage.name, part.stage.needs, resources(work, part.stage), _earlier_arrays(work, part.stage, places)]
+            for part in _unsent(work, places)
         ]
         if what:
-            groups.setdefault(json.dumps(what, sort_keys=True, default=str), []).append(work)
-    return iter(groups.values())
+            alone = id(work) if len(_fixed(work, places)) > 1 else None
+            groups.setdefault(json.dumps([what, alone], sort_keys=True, default=str), []).append(work)
+    return list(groups.values())
 
 
-def _earlier(work: Work, stage: Stage, adopted: Mapping[Tuple[int, Optional[str]], Slot]) -> List[int]:
-    """The earlier arrays that this stage of the work has to wait for."""
-    return [adopted[id(work), need].job for need in stage.needs if (id(work), need) in adopted]
+def _earlier_arrays(work: Work, stage: Stage, places: Mapping[int, Place]) -> List[Any]:
+    arrays = [place.array for place in _earlier(work, stage, places)]
+    return [array.name if isinstance(array, Array) else array for array in arrays]
 
 
-def _arrays(members: List[Work], adopted: Mapping, resources: Resources, count: int) -> List[Array]:
+def _indexed(members: List[Work], places: Mapping[int, Place], longest: int) -> List[Dict[int, Work]]:
+    """The members by their index; several times, where an array may not be so long or two would have one index."""
+    if len(_fixed(members[0], places)) != 1:
+        return [dict(enumerate(members[start : start + longest])) for start in range(0, len(members), longest)]
+    made: List[Dict[int, Work]] = []
+    for work in members:
+        (index,) = _fixed(work, places)
+        free = next((each for each in made if index not in each), None)
+        if free is None:
+            made.append(free := {})
+        free[index] = work
+    return made
+
+
+def _arrays(indexed: Dict[int, Work], places: Dict[int, Place], resources: Resources, count: int) -> List[Array]:
+    """One array for each stage of these works that is to be sent."""
     made: Dict[Optional[str], Array] = {}
-    first = members[0]
-    for part in first.parts.values():
-        stage, here = part.stage, part.state is State.WAITING and (id(first), part.stage.name) not in adopted
-        if here:
-            needs = [made[need] for need in stage.needs if need in made]
-            name = f"{count + len(made)}_{stage.name or 'all'}"
-            array = Array(name, stage, resources(first, stage), (*needs, *_earlier(first, stage, adopted)))
-            made[stage.name] = array
-    for position, work in enumerate(members):
-        index = _index(work, position, adopted)
-        for array in made.values():
-            array.works[index] = work
+    first = next(iter(indexed.values()))
+    alone = len(_fixed(first, places)) > 1
+    for stage in [part.stage for part in _unsent(first, places)]:
+        earlier = [place for place in _earlier(first, stage, places) if place.array not in made.values()]
+        needs = [made[need] for need in stage.needs if need in made]
+        each = () if alone else tuple(dict.fromkeys(place.array for place in earlier))
+        name = f"{count + len(made)}_{stage.name or 'all'}"
+        array = Array(name, stage, resources(first, stage), (*needs, *each), tuple(earlier) if alone else (), indexed)
+        made[stage.name] = array
+        places.update({id(work.parts[stage.name]): Place(array, index) for index, work in indexed.items()})
     return list(made.values())
-
-
-def _index(work: Work, position: int, adopted: Mapping[Tuple[int, Optional[str]], Slot]) -> int:
-    """The index that the work has already, or its place among the works of its arrays."""
-    fixed = {slot.index for (owner, _), slot in adopted.items() if owner == id(work)}
-    if len(fixed) > 1:
-        raise CompactHydraException(
-            f"{work.name} waits for stages of two earlier launches, in different places of their arrays\n"
-            "  run it again when one of them has ended"
-        )
-    return fixed.pop() if fixed else position
 
 
 def index_ranges(indices: Any) -> str:

@@ -6,14 +6,14 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from cruijff_kit import slurm
 
-from ._job import run_frozen
+from ._job import LeftForLater, run_frozen
 from ._stages import Stage, stage_config
 
 
@@ -31,7 +31,7 @@ class ArrayStage:
     stage: Stage
     stage_key: str
     sys_path: Tuple[str, ...]
-    max_restarts: int
+    max_restarts: Optional[int]
 
     def __call__(self) -> JobReturn:
         _go_on_later_when_told(self.max_restarts)
@@ -50,38 +50,43 @@ class RestartedTooOften(RuntimeError):
     """A stage was preempted, lost its node or ran out of time once more than it may be."""
 
 
-def _go_on_later_when_told(max_restarts: int) -> None:
+class Ended(RuntimeError):
+    """Slurm told the job to end."""
+
+
+def _go_on_later_when_told(max_restarts: Optional[int]) -> None:
     """Have the job requeued when Slurm says that its time is nearly up, or that it is being preempted.
 
     submitit's own handler takes every signal for a time-out in jobs of ten minutes or less, and
-    keeps a count of its own (submitit 1.5, SignalHandler); Slurm counts all restarts itself.
+    keeps a count of its own (submitit 1.5, SignalHandler); Slurm counts all restarts itself. Where no
+    number is set nothing is requeued from here, and Slurm may restart the job as often as it does.
     """
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    if restarts > max_restarts:
+    if max_restarts is not None and restarts > max_restarts:
         raise RestartedTooOften(f"Slurm has restarted this job {restarts} times: max_num_timeout is {max_restarts}")
 
     def told(signum: int, frame: Any) -> None:
-        _requeue(signum, restarts, max_restarts)
+        _leave(signum, restarts, max_restarts or 0)
 
-    if int(os.environ.get("SLURM_PROCID", 0)) == 0:
-        signal.signal(signal.SIGUSR2, told)
-        signal.signal(signal.SIGTERM, told)
-    else:  # the first task speaks for all
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    first = int(os.environ.get("SLURM_PROCID", 0)) == 0  # it speaks for all, and srun ends the others with it
+    for signum in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(signum, told if first else signal.SIG_IGN)
 
 
-def _requeue(signum: int, restarts: int, max_restarts: int) -> None:
+def _leave(signum: int, restarts: int, max_restarts: int) -> None:
     """Requeue this job and leave, if it may begin again and nobody has cancelled it."""
-    job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
+    if signum == signal.SIGUSR2 and restarts >= max_restarts:
+        print(f"little time is left, and after {restarts} restarts there is no other: going on to the end", flush=True)
+        return
     for other in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # once is enough
-    # SIGTERM comes with preemption, and then the job runs on for its grace time; and with scancel, and then it ends
+    job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
+    # SIGTERM comes with preemption, and then the job runs on for its grace time; and with scancel and the time
+    # limit, and then it ends
     if signum == signal.SIGTERM and slurm.state(job) != "RUNNING":
-        raise SystemExit(128 + signum)
+        raise Ended("cancelled, or out of time: Slurm told it to end (SIGTERM)")
     if restarts >= max_restarts:
-        raise RestartedTooOften(
-            f"out of time, or preempted, after {restarts} restarts: timeout_min is too short, or max_num_timeout"
-        )
+        raise RestartedTooOften(f"preempted after {restarts} restarts: max_num_timeout is {max_restarts}")
     print(f"out of time, or preempted: requeueing job {job} (restart {restarts + 1} of {max_restarts})", flush=True)
     slurm.requeue(job)
-    raise SystemExit(128 + signum)
+    raise LeftForLater(128 + signum)

@@ -11,6 +11,7 @@ from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission
 
 from cruijff_kit import slurm
+from cruijff_kit.errors import closest
 
 from ._job import absolute_sys_path
 from ._launches import Launch, Record
@@ -24,6 +25,13 @@ SLURM_OPTIONS = (
     "partition", "account", "qos", "constraint", "exclude", "gres", "nodes", "gpus_per_node", "cpus_per_task",
     "mem_gb", "mem_per_gpu", "mem_per_cpu", "cpus_per_gpu", "gpus_per_task", "tasks_per_node", "timeout_min",
     "signal_delay_s", "array_parallelism", "comment", "additional_parameters", "setup", "mail_user", "mail_type",
+)  # fmt: skip
+
+
+# sbatch has them and srun, by which an array's options are tried, has not
+_SBATCH_ONLY = (
+    "array", "batch", "comment", "dependency", "error", "export-file", "get-user-env", "kill-on-invalid-dep", "no-requeue",
+    "open-mode", "output", "requeue", "wait", "wait-all-nodes",
 )  # fmt: skip
 
 
@@ -62,7 +70,7 @@ class Freezer:
             array.stage,
             self._stage_key,
             absolute_sys_path(),
-            int(array.resources.get("max_num_timeout") or 0),
+            array.resources.get("max_num_timeout"),
         )
 
 
@@ -87,6 +95,8 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
     given = {key: array.resources[key] for key in SLURM_OPTIONS if array.resources.get(key) is not None}
     limit = given.pop("array_parallelism", None)
     extra = {key.replace("_", "-"): value for key, value in (given.pop("additional_parameters", None) or {}).items()}
+    if array.resources.get("max_num_timeout"):
+        extra.setdefault("requeue", True)  # a site may have set JobRequeue=0
     extra["array"] = array.ranges() + (f"%{limit}" if limit else "")
     if array.dependency:
         extra["dependency"] = array.dependency
@@ -98,8 +108,11 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
         **given,
         "name": f"{name}-{array.stage.name}" if array.stage.name else name,
         "comment": " ".join(filter(None, [given.get("comment"), record.token])),
+        "signal_delay_s": _signal_delay_s(given),
         "stderr_to_stdout": True,
-        "setup": [*_setup(array.resources), _link_line(record.folder)],
+        "setup": ["set -eo pipefail", *_setup(array.resources), *_own_lines(record.folder)],
+        # a process that waits for one that has failed would wait to the time limit
+        "srun_args": ["--kill-on-bad-exit=1"],
         "additional_parameters": extra,
     }
 
@@ -109,13 +122,43 @@ def _setup(resources: Mapping[str, Any]) -> List[str]:
     return [*exports, *(resources.get("setup") or [])]
 
 
-def _link_line(folder: Path) -> str:
-    """Gives the task the name under which submitit looks for its pickle.
+def _signal_delay_s(given: Mapping[str, Any]) -> int:
+    """How long before its time limit a task is told; of a short one at most a third, or it would never get to work."""
+    wanted = int(given.get("signal_delay_s", 90))  # submitit's default
+    limit = given.get("timeout_min")
+    return wanted if limit is None else min(wanted, int(limit) * 60 // 3)
+
+
+def _own_lines(folder: Path) -> List[str]:
+    """Remove what an earlier start of the task left, and give it the name under which submitit looks for its pickle.
 
     submitit renames pickles when sbatch has returned, and a client killed before that loses them all.
     """
-    target = f'{shlex.quote(str(folder))}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_submitted.pkl"'
-    return f"ln -sfn array.pkl {target}"
+    task = f'{shlex.quote(str(folder))}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"'
+    return [f"rm -f {task}_*_result.pkl", f"ln -sfn array.pkl {task}_submitted.pkl"]
+
+
+def processes(resources: Mapping[str, Any]) -> int:
+    """How many processes srun starts of a task."""
+    return int(resources.get("nodes") or 1) * int(resources.get("tasks_per_node") or 1)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise on a folder that cannot stand in a batch script: Slurm and submitit replace %j there, and a line ends at its end."""
+    for sign, name in (("%", "a % sign"), ("\\", "a backslash"), ("\n", "a line break"), ("\r", "a line break")):
+        if sign in str(folder):
+            raise CompactHydraException(
+                f"hydra.launcher.folder\n  {str(folder)!r} holds {name}, which Slurm does not take in the name of a log\n"
+                "  choose another folder"
+            )
+
+
+def check_options(resources: Mapping[str, Any], where: str) -> None:
+    """Raise on a name that is no option of a stage."""
+    for key in resources:
+        if key not in (*SLURM_OPTIONS, *OWN_OPTIONS):
+            known = f"known options: {', '.join((*SLURM_OPTIONS, *OWN_OPTIONS))}"
+            raise CompactHydraException(f"{where}.{key}\n  unknown option\n  {closest(key, SLURM_OPTIONS + OWN_OPTIONS) or known}")
 
 
 def send(script: Path, lock: int) -> int:
@@ -140,14 +183,16 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def test_only(array: Array) -> None:
     """Ask Slurm whether it would take a job with these resources; raises with its words if not."""
-    record = Record(Path("."), array.stage.name, "", None, {})
-    executor = _Script(Path("."))
+    record = Record(Path("/"), array.stage.name, "", None, 1, {})
+    executor = _Script(Path("/"))
     executor.update_parameters(**executor._convert_parameters(_parameters(array, record, "test", False)))
-    lines = (line.removeprefix("#SBATCH ") for line in executor.text().splitlines() if line.startswith("#SBATCH "))
-    skipped = ("--array", "--dependency", "--kill-on-invalid-dep", "--output", "--error", "--open-mode", "--comment")
-    options = [word for line in lines if not line.startswith(skipped) for word in shlex.split(line)]
+    options = [word for flag in _flags(executor.text()) for word in shlex.split(flag)]
     try:
         with _outside_of_jobs():
-            slurm.test_only(options)
+            slurm.test_only([option for option in options if option.removeprefix("--").partition("=")[0] not in _SBATCH_ONLY])
     except slurm.SlurmError as error:
-        raise CompactHydraException(f"stage {array.stage.name}: {error}") from error
+        raise CompactHydraException(f"{f'stage {array.stage.name}: ' if array.stage.name else ''}{error}") from error
+
+
+def _flags(script: str) -> Iterator[str]:
+    return (line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH "))

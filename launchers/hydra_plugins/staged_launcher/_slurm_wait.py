@@ -14,9 +14,8 @@ from submitit.core.utils import UncompletedJobError
 from cruijff_kit import slurm
 
 from ._display import PlainDisplay
-from ._launches import NEVER, handle, result_path
-from ._outcomes import log_path, outcome
-from ._slurm_arrays import Slot
+from ._launches import NEVER
+from ._slurm_results import Slot, has_ended, result_of
 from ._works import Part, State, Work, end
 
 # A result may show here some seconds after its task left Slurm's queue: network file systems are slow to tell.
@@ -65,8 +64,8 @@ class Follower:
 
     def _look_at(self, work: Work, part: Part, slot: Slot, display: PlainDisplay) -> None:
         task = self._queue.get((slot.job, slot.index))
-        if result_path(slot).exists() and not (task is not None and task.state == "PENDING"):
-            self._end(work, part, outcome(handle(slot)), display)
+        if has_ended(slot) and not (task is not None and task.state == "PENDING"):
+            self._end(work, part, result_of(slot), display)
         elif task is None and not self._silent:
             self._miss(work, part, slot, display)
         elif task is not None:
@@ -75,7 +74,7 @@ class Follower:
 
     def _see(self, work: Work, part: Part, slot: Slot, task: Any, display: PlainDisplay) -> None:
         if task.state == "RUNNING" and part.state is State.WAITING:
-            part.state, part.started_s, part.log = State.RUNNING, time.monotonic(), log_path(handle(slot))
+            part.state, part.started_s, part.log = State.RUNNING, time.monotonic(), slot.log
             display.started(work, part, None)
         elif task.state == "PENDING":
             part.state = State.WAITING  # it may have been requeued
@@ -87,17 +86,26 @@ class Follower:
         since = self._gone.setdefault(id(part), time.monotonic())
         if time.monotonic() - since < GONE_S:
             return
-        found = slurm.ended([slot.job]).get((slot.job, slot.index))
-        part.log = log_path(handle(slot))
-        why = f"Slurm ended it: {found.state}" if found else "its process died without a result (killed, or out of memory?)"
-        self._end(work, part, (None, UncompletedJobError(f"{why}; see {part.log}"), why), display)
+        why = _why_gone(slot)
+        died = (None, UncompletedJobError(f"{why}; see {slot.log}"), why)
+        self._end(work, part, result_of(slot) or died, display)
 
     def _end(self, work: Work, part: Part, how: Tuple[Any, Any, str], display: PlainDisplay) -> None:
         part.started_s = part.started_s or time.monotonic()
-        part.log = log_path(handle(self._slots[id(part)]))
+        part.log = self._slots[id(part)].log
         part.result, part.error, part.why = how
         part.ended_s = time.monotonic()
         display.ended(work, part, end(work, part))
+
+
+def _why_gone(slot: Slot) -> str:
+    try:
+        found = slurm.ended([slot.job]).get((slot.job, slot.index))
+    except slurm.SlurmError:  # it only says why
+        found = None
+    if found and found.state != "FAILED":
+        return f"Slurm ended it: {found.state}"
+    return "its process died without a result (killed, or out of memory?)"
 
 
 def _needed(work: Work, part: Part) -> List[Part]:
