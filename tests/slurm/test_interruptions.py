@@ -17,7 +17,7 @@ from tests.slurm.test_sweep import Sweep
 from tests.tiny_experiment import specification
 from tests.tiny_llama import WORDS
 
-EPOCHS = 4
+EPOCHS = 6
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     yield from started(Settings(accounting=True, slurmd_timeout_s=5, message_timeout_s=3), tmp_path_factory)
 
 
-def slow_sweep(folder: Path, tiny_model: Path, slurm: PrivateSlurm, rows: int) -> Sweep:
-    """Two points of four epochs, which go on for longer than it takes to give up a node."""
+def slow_sweep(folder: Path, tiny_model: Path, slurm: PrivateSlurm) -> Sweep:
+    """Two points, of which each goes on for longer than it takes to give up a node, and an epoch for some seconds."""
     spec = specification(tiny_model)
     spec["controls"].update({"epochs": EPOCHS, "lora_dropout": 0.1, "warmup_steps": 3, "learning_rate": 1e-3})
     sweep = Sweep(folder, slurm, spec)
-    lines = [json.dumps({"input": f"Capitalize: {word} {n}", "output": word.capitalize()}) for n in range(rows // 12) for word in WORDS]
+    lines = [json.dumps({"input": f"Capitalize: {word} {n}", "output": word.capitalize()}) for n in range(60) for word in WORDS]
     (folder / "data" / "train.jsonl").write_text("\n".join(lines) + "\n")
     return sweep
 
@@ -40,14 +40,13 @@ def weights(folder: Path, run: str) -> str:
     return checkpoint.digest(folder / "results" / run / "hf_model" / f"epoch_{EPOCHS - 1}")
 
 
-def undisturbed(sweep: Sweep) -> dict[str, str]:
-    """The weights of both points, trained here beforehand; their results are moved out of the way."""
-    done = sweep.command("run", sweep.folder, "--multirun", "hydra/launcher=staged_local", "stages=[train]")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
+    """The weights of both points of the slow sweep, trained here in one go."""
+    sweep = slow_sweep(tmp_path_factory.mktemp("undisturbed") / "sweep", tiny_model, None)
+    done = sweep.command("run", sweep.folder, "--multirun", "hydra/launcher=staged_local", "hydra.launcher.max_parallel=2", "stages=[train]")
     assert done.returncode == 0, done.stderr
-    found = {run: weights(sweep.folder, run) for run in ("run_000", "run_001")}
-    for run in found:
-        (sweep.folder / "results" / run).rename(sweep.folder / f"undisturbed_{run}")
-    return found
+    return {run: weights(sweep.folder, run) for run in ("run_000", "run_001")}
 
 
 def finished(sweep: Sweep, run: str, epoch: int) -> bool:
@@ -55,7 +54,7 @@ def finished(sweep: Sweep, run: str, epoch: int) -> bool:
     return (folder / f"epoch_{epoch}").is_dir() and not (folder / f"epoch_{epoch}" / ".unfinished").exists()
 
 
-def check_all_evaluated(sweep: Sweep, expected: dict[str, str]) -> None:
+def check_evaluated(sweep: Sweep, expected: dict[str, str]) -> None:
     for run, digest in expected.items():
         assert weights(sweep.folder, run) == digest
         results = sweep.results(run)
@@ -63,9 +62,8 @@ def check_all_evaluated(sweep: Sweep, expected: dict[str, str]) -> None:
         assert len(list((sweep.folder / "eval_results" / run / "capitalize").glob("*/*.eval"))) == 1
 
 
-def test_a_lost_controller_a_lost_node_and_a_requeued_job(tmp_path, tiny_model, slurm):
-    sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm, 1200)
-    expected = undisturbed(sweep)
+def test_a_lost_controller_a_lost_node_and_a_requeued_job(tmp_path, tiny_model, slurm, undisturbed):
+    sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm)
     whole_node = [f"cluster.{stage}.cpus_per_task=4" for stage in ("train", "eval")]
     sent = sweep.run(*whole_node)
     assert sent.returncode == 0, sent.stderr
@@ -81,15 +79,16 @@ def test_a_lost_controller_a_lost_node_and_a_requeued_job(tmp_path, tiny_model, 
     wait_until(lambda: "node1" not in nodes().values() and len(nodes()) >= 1, 120, "the node is given up")
     slurm.start_node("node1")
     sweep.wait(300)
-    check_all_evaluated(sweep, expected)
+    check_evaluated(sweep, undisturbed)
     assert sweep.logs("train").count("going on after its epoch") >= 2
 
 
-def test_a_training_that_runs_out_of_time_goes_on_after_its_last_epoch(tmp_path, tiny_model, slurm):
-    sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm, 4800)
-    expected = undisturbed(sweep)
-    sent = sweep.run("cluster.train.timeout_min=1", "cluster.train.signal_delay_s=10", "hydra.launcher.wait=true")
+def test_a_training_that_runs_out_of_time_goes_on_after_its_last_epoch(tmp_path, tiny_model, slurm, undisturbed):
+    """Slurm tells it some time between half a minute and five seconds before the limit."""
+    sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm)
+    train = ["cluster.train.timeout_min=1", "cluster.train.signal_delay_s=5", "cluster.train.max_num_timeout=9"]
+    sent = sweep.run("lora_rank=2", *train, "hydra.launcher.wait=true")
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    check_all_evaluated(sweep, expected)
+    check_evaluated(sweep, {"run_000": undisturbed["run_000"]})
     said = sweep.logs("train")
     assert "out of time, or preempted: requeueing job" in said and "going on after its epoch" in said

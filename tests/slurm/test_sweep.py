@@ -17,9 +17,9 @@ SLURM = "hydra/launcher=staged_slurm"
 
 
 class Sweep:
-    """A generated experiment over the tiny model, on one Slurm."""
+    """A generated experiment over the tiny model, on one Slurm, or none."""
 
-    def __init__(self, folder: Path, slurm: PrivateSlurm, spec: dict) -> None:
+    def __init__(self, folder: Path, slurm: PrivateSlurm | None, spec: dict) -> None:
         self.folder, self.slurm = folder, slurm
         write_experiment(folder, spec["framework_config"]["model_dir"], spec)
         done = self.command("generate", folder)
@@ -27,7 +27,7 @@ class Sweep:
 
     def command(self, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("cruijff-kit")), *map(str, words)]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", **self.slurm.environment, **environment}
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **(self.slurm.environment if self.slurm else {}), **environment}
         return subprocess.run(command, env=variables, text=True, capture_output=True, stdin=subprocess.DEVNULL)
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
