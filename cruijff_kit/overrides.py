@@ -54,7 +54,8 @@ def read(made: Plan, config: DictConfig) -> Point:
 
     composer, experiment = made.composer, made.experiment
     usual = multirun_config.root(composer)
-    given: dict[str, Any] = {name: _plain(OmegaConf.to_container(config)[name]) for name in usual}  # type: ignore[index]
+    whole: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    given = {name: _plain(whole[name]) for name in usual}
     raw = {".".join(path): value for path, value in leaves(given.pop("torchtune"))}
     variables = _variables(experiment, given, raw)
     changed = {

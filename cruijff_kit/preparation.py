@@ -5,11 +5,11 @@ This is done once for a whole sweep, in the process that the user started, befor
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,31 +208,34 @@ class _Filler:
         """A config for each point, the same one for points that are equal; beside a sweep, the baseline's."""
         filled: dict[tuple, DictConfig] = {}
         baselines: dict[tuple, DictConfig] = {}
-        configs = []
+        configs, asked = [], set()
         for point in points:
             key = (point.run.id, *point.config.stages, *point.words)
+            asked |= {point.run.id} if "train" in point.config.stages else set()
+            if self._in_sweep and _wants_baseline(point.config) and point.words not in baselines:
+                baselines[point.words] = self._filled(replace(point, config=copy.deepcopy(point.config), run=None), BASELINE)
             if key not in filled:
                 filled[key] = self._filled(point, point.run.id)
             configs.append(filled[key])
-            if self._in_sweep and _wants_baseline(point.config) and point.words not in baselines:
-                baselines[point.words] = self._filled(replace(point, run=None), BASELINE)
         if self._in_sweep:
             self._record_inputs([*filled.values(), *baselines.values()])
-            self._say_trained(points, filled)
+            _say_trained(asked, filled.values())
         return Prepared(configs, list(baselines.values()))
 
     def _filled(self, point: Point, name: str) -> DictConfig:
-        layout, run, config = self._made.layout, point.run, pickle.loads(pickle.dumps(point.config))  # at a fifth of deepcopy's cost
+        """The point's own config with what its jobs need."""
+        layout, run, config = self._made.layout, point.run, point.config
         own = [*([layout.train_config(name)] if run else []), layout.eval_script(name)]
         files = frozen.freeze({path.name: self._texts[path] for path in own if path in self._texts})
         place = frozen.place(layout.folder, files) if self._in_sweep else layout.configs
+        commands = {"eval": ["python", str(place / layout.eval_script(name).name), *point.words]}
+        if run:
+            commands["train"] = ["tune", "run", *point.tune_words, run.recipe, "--config", str(place / layout.train_config(name).name)]
         with open_dict(config):
             config.run = name
             config.scores = str(layout.run_eval_results(name))
             config.stages = list(self._stages(config, run))
-            config.commands = {"eval": ["python", str(place / layout.eval_script(name).name), *point.words]}
-            if run:
-                config.commands.train = ["tune", "run", *point.tune_words, run.recipe, "--config", str(place / layout.train_config(name).name)]
+            config.commands = commands
             if self._in_sweep:
                 config.frozen = {"files": files, "inputs": self._input_sets(run)}
                 config.keys = _keys(run, files, point.words)
@@ -268,13 +271,13 @@ class _Filler:
             with open_dict(config):
                 config.frozen.recorded = recorded
 
-    def _say_trained(self, points: Sequence[Point], configs: Mapping[tuple, DictConfig]) -> None:
-        """Names the runs that are not trained though their point asks for it."""
-        asked = {point.run.id for point in points if "train" in point.config.stages}
-        trained = sorted(asked - {config.run for config in configs.values() if "train" in config.stages})
-        if trained:
-            shown = ", ".join(trained[:5]) + (", …" if len(trained) > 5 else "")
-            print(f"trained already: {shown}", file=sys.stderr)
+
+def _say_trained(asked: set[str], configs: Iterable[DictConfig]) -> None:
+    """Names the runs that will not be trained though a point asked for it: they are trained already."""
+    trained = sorted(asked - {config.run for config in configs if "train" in config.stages})
+    if trained:
+        shown = ", ".join(trained[:5]) + (", …" if len(trained) > 5 else "")
+        print(f"trained already: {shown}", file=sys.stderr)
 
 
 def _wants_baseline(config: DictConfig) -> bool:

@@ -1,4 +1,4 @@
-"""What `make demo` promises, on the real SmolLM2-135M: both fine-tuned models beat the untouched one."""
+"""What `make demo` promises, on the real SmolLM2-135M: both fine-tuned models beat the untouched one, here and on Slurm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "smollm2_capitalize"
+from tests.slurm.private_slurm import PrivateSlurm
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "smollm2_capitalize"
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,14 @@ def test_the_printed_scores_are_those_of_inspects_logs(demo: tuple[Path, str]) -
         metrics = log.results.scores[0].metrics
         assert (value, stderr) == (f"{metrics[metric].value:.4f}", f"{metrics['stderr'].value:.4f}")
         assert int(samples) == len(log.samples) == log.results.completed_samples
+
+
+def test_on_slurm_the_scores_are_the_same(
+    demo: tuple[Path, str], slurm: PrivateSlurm, tmp_path: Path, cruijff: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = tmp_path / EXAMPLE.name
+    shutil.copytree(EXAMPLE, folder)
+    words = ["hydra/launcher=staged_slurm", "hydra.launcher.wait=true"]
+    done = cruijff("run", folder, "--multirun", *words, **slurm.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert printed(done.stdout) == printed(demo[1])
