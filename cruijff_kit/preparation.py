@@ -159,18 +159,25 @@ def check_source(config: DictConfig, folder: Path) -> None:
 
 
 def _check_objective(made: Plan, config: DictConfig) -> None:
-    """That a sweeper that goes by values gets some."""
+    """That a sweeper that goes by values gets some, and wants the highest."""
     from hydra_plugins.staged_launcher._sweepers import needs_values, sweeper_name
 
-    objective = config.evaluation.objective
-    if objective is not None:
-        tasks = [task.name for task in made.experiment.spec.evaluation.tasks]
-        if objective.split("/")[0] not in tasks:
-            what = f"there is no task '{objective.split('/')[0]}': the tasks are {', '.join(tasks)}"
-            raise ExperimentError([Problem(COMMAND_LINE, what, "evaluation.objective", fix=OBJECTIVE_HINT)])
-    elif "hydra" in config and needs_values(config.hydra):
-        what = f"hydra/sweeper={sweeper_name(config.hydra)} goes by the value of each point, and no objective is set"
-        raise ExperimentError([Problem(COMMAND_LINE, what, "evaluation.objective", fix=f"evaluation.objective=TASK/SCORER/METRIC, {OBJECTIVE_HINT}")])
+    objective, tasks = config.evaluation.objective, [task.name for task in made.experiment.spec.evaluation.tasks]
+    problems = []
+    if objective is not None and objective.split("/")[0] not in tasks:
+        what = f"there is no task '{objective.split('/')[0]}': the tasks are {', '.join(tasks)}"
+        problems.append(Problem(COMMAND_LINE, what, "evaluation.objective", fix=OBJECTIVE_HINT))
+    if "hydra" in config and needs_values(config.hydra):
+        name = sweeper_name(config.hydra)
+        if objective is None or "eval" not in config.stages:
+            what = f"hydra/sweeper={name} goes by the value of each point, and {'no objective is set' if objective is None else 'nothing is evaluated'}"
+            fix = f"evaluation.objective=TASK/SCORER/METRIC, {OBJECTIVE_HINT}"
+            problems.append(Problem(COMMAND_LINE, what, "evaluation.objective", fix=fix))
+        if str(config.hydra.sweeper.get("direction")).rpartition(".")[2] == "minimize":
+            what = f"hydra/sweeper={name} looks for the lowest value, and an objective is a score to be maximised"
+            problems.append(Problem(COMMAND_LINE, what, "hydra.sweeper.direction", fix="hydra.sweeper.direction=maximize"))
+    if problems:
+        raise ExperimentError(problems)
 
 
 def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
