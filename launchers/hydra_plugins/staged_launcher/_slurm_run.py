@@ -57,7 +57,7 @@ class SlurmRun:
         """Of all that the point sets; how the launcher was called changes no point."""
         plain = OmegaConf.to_container(config, resolve=False)
         hydra = plain.pop("hydra", None) or {}
-        shared = self._launcher.config.hydra.overrides.hydra
+        shared = OmegaConf.to_container(self._launcher.config.hydra.overrides.hydra)
         plain[""] = [word for word in hydra.get("overrides", {}).get("hydra", []) if word not in shared]
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -104,7 +104,8 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
     """submitit's parameters: the stage's resources, and what makes it this array."""
     given = {key: array.resources[key] for key in SLURM_OPTIONS if array.resources.get(key) is not None}
     limit = given.pop("array_parallelism", None)
-    extra = {key.replace("_", "-"): value for key, value in (given.pop("additional_parameters", None) or {}).items()}
+    named = (given.pop("additional_parameters", None) or {}).items()
+    extra = {key.replace("_", "-"): value for key, value in named if value is not None and value is not False}
     if array.resources.get("max_num_timeout"):
         extra.setdefault("requeue", True)  # a site may have set JobRequeue=0
     extra["array"] = array.ranges() + (f"%{limit}" if limit else "")
@@ -114,6 +115,7 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
     return {
         "timeout_min": None,  # submitit's default is 5 minutes; Slurm's own holds where nothing is said
         "nodes": None,
+        "tasks_per_node": 1,
         "wckey": None,
         **given,
         "name": f"{name}-{array.stage.name}" if array.stage.name else name,
@@ -122,14 +124,25 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
         "stderr_to_stdout": True,
         "setup": ["set -eo pipefail", *_setup(array.resources), *_own_lines(record.folder)],
         # a process that waits for one that has failed would wait to the time limit
-        "srun_args": ["--kill-on-bad-exit=1"],
+        "srun_args": ["--kill-on-bad-exit=1", *_cores(given)],
         "additional_parameters": extra,
     }
 
 
+def _cores(given: Mapping[str, Any]) -> List[str]:
+    """srun does not take over sbatch's --cpus-per-task (Slurm 22.05 and later)."""
+    return [f"--cpus-per-task={given['cpus_per_task']}"] if "cpus_per_task" in given else []
+
+
 def _setup(resources: Mapping[str, Any]) -> List[str]:
-    exports = [f"export {key}={shlex.quote(str(value))}" for key, value in (resources.get("environment") or {}).items()]
+    named = (resources.get("environment") or {}).items()
+    exports = [f"export {key}={shlex.quote(_text(value))}" for key, value in named if value is not None]
     return [*exports, *(resources.get("setup") or [])]
+
+
+def _text(value: Any) -> str:
+    """As YAML has it: `true`, not Python's True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _signal_delay_s(given: Mapping[str, Any]) -> int:

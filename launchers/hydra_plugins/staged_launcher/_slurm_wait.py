@@ -63,8 +63,11 @@ class Follower:
             self._asked_s, self._silent = time.monotonic(), False
 
     def _look_at(self, work: Work, part: Part, slot: Slot, display: PlainDisplay) -> None:
-        task = self._queue.get((slot.job, slot.index))
-        if has_ended(slot) and not (task is not None and task.state == "PENDING"):
+        task, ended = self._queue.get((slot.job, slot.index)), has_ended(slot)
+        if ended and _waits(task) and time.monotonic() - self._asked_s >= self._poll_s:
+            self._ask()  # it was quick; or it is to start again, and the result is that of an earlier start
+            task = self._queue.get((slot.job, slot.index))
+        if ended and not _waits(task):
             self._end(work, part, result_of(slot), display)
         elif task is None and not self._silent:
             self._miss(work, part, slot, display)
@@ -96,6 +99,10 @@ class Follower:
         part.result, part.error, part.why = how
         part.ended_s = time.monotonic()
         display.ended(work, part, end(work, part))
+
+
+def _waits(task: Any) -> bool:
+    return task is not None and task.state == "PENDING"
 
 
 def _why_gone(slot: Slot) -> str:
