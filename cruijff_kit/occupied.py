@@ -1,4 +1,4 @@
-"""Whether a run's number holds the work of another run: results on disk, or a training under way."""
+"""Whether a run's number holds the work of another run: results on disk, or a training under way or queued."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, paths, workspace
+from cruijff_kit import checkpoint, paths, slurm, workspace
 from cruijff_kit.plan import Plan
 from cruijff_kit.sweep import Run
 
 SHOWN = 10
 TRAINING = "is the training"
+QUEUED = "is in Slurm's queue with the training"
 
 
 def conflict(made: Plan) -> str | None:
@@ -34,18 +35,32 @@ def conflict(made: Plan) -> str | None:
 
 def _conflicts(made: Plan) -> Iterator[str]:
     rows = {row.id: row for row in made.old.rows} if made.old else {}
-    for run in made.all_runs:
+    others = [run for run in made.all_runs if run.id not in rows or rows[run.id].identity != run.identity]
+    queued = _queued(made.layout.launches) if others else set()
+    for run in others:
         row = rows.get(run.id)
-        if row is not None and row.identity == run.identity:
-            continue
-        use = _use(made, run.id)
-        if use and (row is not None or use == TRAINING or _trained_as_another(made, run)):
+        use = QUEUED if run.id in queued else _use(made, run.id)
+        if use and (row is not None or use in (TRAINING, QUEUED) or _trained_as_another(made, run)):
             was, now = _shown(row.params) if row else "another config", _shown(run.params)
             yield f"{run.id} {use} of {was}, and would be {'the same with other controls' if was == now else now}"
 
 
 def _shown(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in params.items()) or "the base config"
+
+
+def _queued(launches: Path) -> set[str]:
+    """The runs whose training waits or runs on Slurm; none where no Slurm answers."""
+    if not launches.is_dir():
+        return set()
+    from hydra_plugins.staged_launcher._launches import find, open_launches
+
+    there = open_launches(launches)
+    try:
+        found = find(there, slurm.queue()) if there else None
+    except slurm.SlurmError:
+        return set()
+    return {text.split()[0] for stage, text in found.live if stage == "train"} if found else set()
 
 
 def _use(made: Plan, run: str) -> str | None:

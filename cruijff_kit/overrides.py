@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from cruijff_kit import inspect_tasks, multirun_config, sweep
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS, parameter
@@ -29,6 +31,10 @@ NOT_BELOW_TORCHTUNE = {
 }
 
 
+# Root keys of the application's config beside the parameters; those before `stages` are set before anything starts.
+OWN_KEYS = ("stage", "run", "scores", "commands", "experiment_dir", "experiment_name", "stages", "evaluation", "cluster", "hydra")
+
+
 @dataclass(frozen=True)
 class Point:
     """One point, as a config describes it.
@@ -44,14 +50,39 @@ class Point:
     torchtune: Mapping[str, Any]
 
 
+def check_form(made: Plan, config: DictConfig) -> None:
+    """That the command line neither added a key that nothing reads nor took one away.
+
+    Raises:
+        ExperimentError: it did.
+    """
+    whole, names = dict(config.items_ex(resolve=False)), multirun_config.root(made.composer)
+    problems = [
+        Problem(COMMAND_LINE, f"unknown parameter '{key}'", str(key), fix=closest(str(key), PARAMETERS))
+        for key in whole
+        if key not in names and key not in OWN_KEYS
+    ]
+    problems += [
+        Problem(COMMAND_LINE, f"'{name}' cannot be taken away", name, fix=f"{name}=VALUE sets it")
+        for name in (*names, "evaluation", "cluster")
+        if name not in whole
+    ]
+    problems += [
+        Problem(COMMAND_LINE, f"'{name}' is set by cruijff-kit", name) for name in ("stage", "run", "scores", "commands") if whole.get(name)
+    ]
+    for name, kind in (("evaluation", "settings"), ("evaluation.generate", "settings"), ("evaluation.tasks", "names of tasks")):
+        node = OmegaConf.select(config, name)
+        if not problems and not (OmegaConf.is_dict(node) if kind == "settings" else OmegaConf.is_list(node) or isinstance(node, str)):
+            problems.append(Problem(COMMAND_LINE, f"expected {kind}, got {node!r}", name))
+    _raise_faults(problems)
+
+
 def read(made: Plan, config: DictConfig) -> Point:
     """The point of `config`: as experiment.yaml has it, but for what differs from the generated multirun.yaml.
 
     Raises:
         ExperimentError: an override has a value of the wrong type, or a key that nothing reads.
     """
-    from omegaconf import OmegaConf
-
     composer, experiment = made.composer, made.experiment
     usual = multirun_config.root(composer)
     whole: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
@@ -147,7 +178,6 @@ def evaluation_words(made: Plan, config: DictConfig) -> list[str]:
     Raises:
         ExperimentError: a setting has the wrong type or is none.
     """
-    from omegaconf import OmegaConf
     from pydantic import ValidationError
 
     from cruijff_kit.schema import Evaluation

@@ -61,6 +61,11 @@ class Layout:
         """Hydra's and submitit's own files, and writes that are under way."""
         return self.folder / HIDDEN
 
+    @property
+    def launches(self) -> Path:
+        """What was sent to Slurm, as conf/hydra/launcher/staged_slurm.yaml has it."""
+        return self.hidden / "slurm"
+
     def script(self, stage: str) -> Path:
         return self.folder / "scripts" / f"{stage}_sweep.sh"
 

@@ -119,3 +119,23 @@ def test_a_run_from_an_override_keeps_its_number_when_the_sweep_grows(
             ("run_000", 2), ("run_001", 4), ("run_003", 16), ("run_002", 8)
         ]  # fmt: skip
     assert cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "stages=[]").returncode == 0
+
+
+FORM = {
+    "+lora_rnk=3": "command line  lora_rnk\n  unknown parameter 'lora_rnk'\n  did you mean 'lora_rank'?",
+    "++foo=1": "command line  foo\n  unknown parameter 'foo'",
+    "~seed": "command line  seed\n  'seed' cannot be taken away\n  seed=VALUE sets it",
+    "run=run_000": "command line  run\n  'run' is set by cruijff-kit",
+    "stage=train": "command line  stage\n  'stage' is set by cruijff-kit",
+    "evaluation=null": "command line  evaluation\n  expected settings, got None",
+    "evaluation.tasks=3": "command line  evaluation.tasks\n  expected names of tasks, got 3",
+    "stages=null": "stages=None: expected a list of train and eval: stages=[eval]",
+}
+
+
+def test_a_key_that_nothing_reads_or_that_is_taken_away_is_a_fault(tmp_path, model, cruijff):
+    folder = write_experiment(tmp_path / "e", model)
+    for word, said in FORM.items():
+        done = cruijff("run", folder, word)
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"{said}\n"), word

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cruijff_kit import inputs
 from tests.slurm.private_slurm import PrivateSlurm, wait_until
 from tests.tiny_experiment import specification, write_experiment
 
@@ -111,9 +113,6 @@ def test_an_input_that_changes_while_jobs_wait_fails_them_with_that_reason(sweep
 
 
 def test_a_file_that_was_only_touched_has_not_changed(sweep):
-    assert sweep.run("lora_rank=2", "stages=[]").returncode == 0
-    from cruijff_kit import inputs
-
     recorded = inputs.record({"all": [sweep.folder / "data" / "train.jsonl"]}, sweep.folder)
     (sweep.folder / "data" / "train.jsonl").touch()
     inputs.check(recorded, "all")
@@ -164,3 +163,20 @@ def test_a_controller_that_is_down_is_said_so(sweep):
     done = sweep.run(SLURM_CONF=str(sweep.folder / "none.conf"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_number_whose_training_is_queued_is_given_to_no_other_run(sweep, slurm):
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        assert sweep.run("lora_rank=2").returncode == 0
+        spec = yaml.safe_load((sweep.folder / "experiment.yaml").read_text())
+        spec["variables"] = {"lora_rank": [3, 4]}
+        (sweep.folder / "experiment.yaml").write_text(yaml.safe_dump(spec))
+        done = sweep.command("generate", sweep.folder, "--force")
+        kept = sweep.command("generate", sweep.folder, "--keep-ids")
+    finally:
+        slurm.run("scancel", *(str(array["job"]) for array in sweep.launches[0]["arrays"]))
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    assert done.returncode == 1
+    assert "run_000 is in Slurm's queue with the training of lora_rank=2, and would be lora_rank=3" in done.stderr
+    assert kept.returncode == 0, kept.stderr

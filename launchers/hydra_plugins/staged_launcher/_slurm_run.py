@@ -71,6 +71,7 @@ class SlurmRun:
 
     def _submit(self, lock: int) -> Tuple[List[Launch], List[Array]]:
         """Send what has to be sent, all of it or nothing; the launches that hold the works, and the arrays sent now."""
+        slurm.ping()  # a controller that is down is known at once, where the others try for long
         limits, queue = slurm.limits(), slurm.queue()
         earlier = close_old(open_launches(self._folder), queue)
         taken = take_over(self._works, self._keys, find(earlier, queue))
