@@ -141,6 +141,13 @@ class PrivateSlurm:
         wait_until(lambda: saved.exists() and name.encode() in saved.read_bytes(), 20, f"{saved} holds a new job")
         self.run("scancel", marker)
 
+    def wait_until_idle(self, timeout_s: float = 300) -> None:
+        """Returns when no job waits or runs; else says which do."""
+        deadline = time.monotonic() + timeout_s
+        while there := self.run("squeue", "--noheader", "--format=%i %j %T %r %N"):
+            assert time.monotonic() < deadline, f"not over within {timeout_s} s:\n{there}"
+            time.sleep(0.1)
+
     def kill_controller(self) -> None:
         self._daemons.kill("slurmctld")
 

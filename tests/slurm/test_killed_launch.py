@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.killed_client import Moment
-from tests.slurm.private_slurm import PrivateSlurm, wait_until
+from tests.slurm.private_slurm import PrivateSlurm
 from tests.slurm.staged_app import StagedApp
 
 MOMENTS = [
@@ -47,10 +47,6 @@ def apps(slurm: PrivateSlurm, folder: Path) -> dict[Moment, StagedApp]:
     return {moment: StagedApp(folder / str(number), slurm.environment) for number, moment in enumerate(MOMENTS)}
 
 
-def wait_until_idle(slurm: PrivateSlurm) -> None:
-    wait_until(lambda: slurm.run("squeue", "--noheader") == "", 180, "Slurm's queue is empty")
-
-
 @pytest.fixture(scope="module")
 def while_queued(slurm: PrivateSlurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Moment, StagedApp]]:
     """What was sent waits for GPUs while the client is killed and runs again."""
@@ -65,7 +61,7 @@ def while_queued(slurm: PrivateSlurm, tmp_path_factory: pytest.TempPathFactory) 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(kill_and_run_again, made))
     slurm.run("scancel", busy)
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     yield made
 
 
@@ -75,9 +71,9 @@ def when_ended(slurm: PrivateSlurm, tmp_path_factory: pytest.TempPathFactory) ->
     made = apps(slurm, tmp_path_factory.mktemp("ended"))
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(kill, made.values(), made))
-        wait_until_idle(slurm)
+        slurm.wait_until_idle()
         list(pool.map(run_again, made.values()))
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     yield made
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cruijff_kit import inputs
-from tests.slurm.private_slurm import PrivateSlurm, wait_until
+from tests.slurm.private_slurm import PrivateSlurm
 from tests.tiny_experiment import specification, write_experiment
 
 SLURM = "hydra/launcher=staged_slurm"
@@ -51,7 +51,7 @@ class Sweep:
 
     def wait(self, timeout_s: float = 240) -> None:
         """Until none of this Slurm's jobs waits or runs."""
-        wait_until(lambda: not self.slurm.run("squeue", "--noheader"), timeout_s, "the queue is empty")
+        self.slurm.wait_until_idle(timeout_s)
 
 
 @pytest.fixture
