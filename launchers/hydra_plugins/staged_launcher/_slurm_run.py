@@ -1,5 +1,6 @@
 """One launch of works to Slurm: what earlier ones sent is taken over, the rest is sent, and waited for."""
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -140,6 +141,14 @@ class SlurmRun:
             jobs = " ".join(sorted({str(slot.job) for slot in self._slots.values()}, key=int))
             print(f"\nthe jobs go on: {jobs}\nthe same command waits for them again; scancel {jobs} ends them", file=sys.stderr)
             raise
+        self._drop_stuck()
         for _, part in self._parts():
             if part.state is State.DONE:
                 self._results[self._keys[id(part)]] = part.result
+
+    def _drop_stuck(self) -> None:
+        """Cancel what waits for ever, as Slurm does by itself where it may."""
+        stuck = [part for _, part in self._parts() if part.state is State.NOT_RUN and id(part) in self._slots]
+        if stuck and not self._options.kill_on_invalid_dep:
+            with contextlib.suppress(slurm.SlurmError):  # the next run does it
+                slurm.cancel([str(self._slots[id(part)]) for part in stuck])
