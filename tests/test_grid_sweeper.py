@@ -34,7 +34,8 @@ def counted(self, master_config, sweep_overrides):
     return original(self, master_config, sweep_overrides)
 
 def counted_set(overrides, config):
-    SET.extend([[override.input_line for override in overrides]] if overrides and COMPOSED else [])
+    if overrides and not any(override.is_hydra_override() for override in overrides):
+        SET.append([override.input_line for override in overrides])
     original_set(overrides, config)
 
 ConfigLoaderImpl.load_sweep_config = counted

@@ -43,7 +43,7 @@ def test_it_finds_the_best_point_and_one_that_comes_again_runs_once(app: StagedA
     done = app.run(*OPTUNA, "hydra.launcher.wait=true")
     assert done.returncode == 0, done.stderr
     (results,) = app.folder.glob("out/optimization_results.yaml")
-    assert results.read_text() == "name: optuna\nbest_params:\n  x: 2\nbest_value: 0\n"
+    assert results.read_text() == "name: optuna\nbest_params:\n  x: 2\nbest_value: 0.0\n"
     started = app.did(event="start")
     assert ("eval", 2) in started
     assert len(started) == len(set(started)) <= 2 * 3 < 2 * 6
