@@ -26,24 +26,30 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-COMPOSED = []
-original = ConfigLoaderImpl.load_sweep_config
+COMPOSED, SET = [], []
+original, original_set = ConfigLoaderImpl.load_sweep_config, ConfigLoaderImpl._apply_overrides_to_config
 
 def counted(self, master_config, sweep_overrides):
     COMPOSED.append(sweep_overrides)
     return original(self, master_config, sweep_overrides)
 
+def counted_set(overrides, config):
+    if overrides and not any(override.is_hydra_override() for override in overrides):
+        SET.append([override.input_line for override in overrides])
+    original_set(overrides, config)
+
 ConfigLoaderImpl.load_sweep_config = counted
-ConfigStore.instance().store(
-    group="hydra/launcher", name="recorder", node={"_target_": "hydra_plugins.recorder.plugin.Recorder"}
-)
+ConfigLoaderImpl._apply_overrides_to_config = staticmethod(counted_set)
+for name in ("Recorder", "ComposingRecorder"):
+    node = {"_target_": f"hydra_plugins.recorder.plugin.{name}"}
+    ConfigStore.instance().store(group="hydra/launcher", name=name.lower(), node=node)
 
 class Recorder(Launcher):
     def setup(self, *, hydra_context, task_function, config):
         pass
 
     def launch(self, job_overrides, initial_job_idx):
-        record = {"points": [list(o) for o in job_overrides], "first": initial_job_idx, "composed": len(COMPOSED)}
+        record = {"points": [list(o) for o in job_overrides], "first": initial_job_idx, "composed": COMPOSED, "set": SET}
         with open("launched.jsonl", "a") as file:
             file.write(json.dumps(record) + "\\n")
         results = [self.result(overrides) for overrides in job_overrides]
@@ -56,6 +62,9 @@ class Recorder(Launcher):
         if "a=2" in overrides:
             return JobReturn(overrides, status=JobStatus.FAILED, _return_value=ValueError("two is too much"))
         return JobReturn(overrides, status=JobStatus.COMPLETED)
+
+class ComposingRecorder(Recorder):
+    composes_first = True
 """
 
 CONFIG = """
@@ -202,15 +211,31 @@ class TestSweeps(LauncherTestSuite):
     """Hydra's own tests of sweeps, those of a launcher, with this sweeper in BasicSweeper's place."""
 
 
-def test_composes_the_sum_of_values_and_launches_their_product(app: Path) -> None:
-    params = ["+hydra.sweeper.params.a='1,3,5'", "+hydra.sweeper.params={c.d:'range(4)'}"]
-    done = sweep(app, *params, "b=1,2", "c.e=x,y,z")
+GRID = ["+hydra.sweeper.params.a='1,3,5'", "+hydra.sweeper.params={c.d:'range(4)'}", "b=1,2", "c.e=x,y,z"]
+
+
+def test_sets_the_sum_of_values_in_what_is_composed_once_and_launches_their_product(app: Path) -> None:
+    done = sweep(app, *GRID)
     assert (done.returncode, done.stderr) == (0, "")
     (record,) = launched(app)
     assert len(record["points"]) == 3 * 4 * 2 * 3
-    assert record["composed"] == 1 + 2 + 3 + 1 + 2
     assert record["points"][1] == ["a=1", "c.d=0", "b=1", "c.e=y"]
+    assert record["composed"] == [[]]  # Hydra's whole composition, without a value
+    assert len(record["set"]) == 1 + 2 + 3 + 1 + 2
+    assert {value for point in record["set"] for value in point} == {value for point in record["points"] for value in point}
     assert (app / "out" / "multirun.yaml").exists()
+
+
+@pytest.mark.parametrize(("batches", "composed", "points"), [([], 0, 0), (["hydra.sweeper.max_batch_size=10"], 1, 1 + 2 + 3 + 1 + 2)])
+def test_a_launcher_that_composes_every_point_first_is_left_to_find_what_is_wrong(
+    app: Path, batches: list, composed: int, points: int
+) -> None:
+    """Where it gets all of them at once: else a fault of a later batch would show when the first has run."""
+    done = sweep(app, *GRID, *batches, "hydra/launcher=composingrecorder")
+    assert (done.returncode, done.stderr) == (0, "")
+    records = launched(app)
+    assert sum(len(record["points"]) for record in records) == 3 * 4 * 2 * 3
+    assert {(len(record["composed"]), len(record["set"])) for record in records} == {(composed, points)}
 
 
 def test_batches_all_run_and_then_the_sweep_fails(app: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.benchmarks import slurm
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 COMMAND = Path(sys.executable).with_name("cruijff-kit")
 
@@ -101,6 +103,7 @@ def main() -> None:
     print(f"each further point            {each[0]:7.2f} ms up to 1,000, {each[1]:.2f} ms up to 4,000    goal 1.5 ms")
     print(f"  its files alone             {files[0]:7.2f} ms up to 1,000, {files[1]:.2f} ms up to 4,000")
     print(f"Hydra's compose of a point    {compose:7.1f} ms    {compose / each[0]:.0f} times as much")
+    slurm.main()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ FAILURES_SHOWN = 10
 class GridSweeper(Sweeper):
     """Hands a launcher every combination, in batches; raises in the end when any point failed.
 
-    It composes each value of each key once to find what is wrong, where Hydra's BasicSweeper composes
-    every point: the sum of the numbers of values against their product.
+    It sets each value of each key once to find what is wrong, where Hydra's BasicSweeper composes
+    every point: the sum of the numbers of values against their product. And nothing where the launcher
+    composes all points before any starts.
     """
 
     def __init__(
