@@ -19,6 +19,7 @@ defaults:
   - _self_
 x: 1
 seconds: 0
+seconds_again: ${seconds}  # of a task that was requeued
 fail: null
 score: false
 stages: [train, eval]
@@ -44,14 +45,16 @@ import hydra
 def note(event, config):
     line = dict(event=event, x=config.x, stage=config.stage, value=config.value, time=time.time(),
                 gpu=os.environ.get("CUDA_VISIBLE_DEVICES"), job=os.environ["SLURM_ARRAY_JOB_ID"], index=os.environ["SLURM_ARRAY_TASK_ID"],
-                restarts=os.environ.get("SLURM_RESTART_COUNT", "0"))
+                restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)), pid=os.getpid(), process=int(os.environ["SLURM_PROCID"]))
     with open(os.path.join(os.path.dirname(__file__), "events.jsonl"), "a") as file:
         file.write(json.dumps(line) + "\\n")
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config):
     note("start", config)
-    time.sleep(config.seconds)
+    if config.fail == f"second {config.x} {config.stage}" and os.environ["SLURM_PROCID"] == "1":
+        raise RuntimeError("the second had no luck")
+    time.sleep(config.seconds_again if "SLURM_RESTART_COUNT" in os.environ else config.seconds)
     if config.fail == f"raise {config.x} {config.stage}":
         raise RuntimeError("out of luck")
     if config.fail == f"exit {config.x} {config.stage}":

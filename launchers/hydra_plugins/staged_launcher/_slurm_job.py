@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from cruijff_kit import slurm
 
 from ._job import LeftForLater, run_frozen
+from ._slurm_results import Slot, result_of
 from ._stages import Stage, stage_config
 
 
@@ -51,7 +52,7 @@ class RestartedTooOften(RuntimeError):
 
 
 class Ended(RuntimeError):
-    """Slurm told the job to end."""
+    """Slurm, or srun, told the job to end."""
 
 
 def _go_on_later_when_told(max_restarts: Optional[int]) -> None:
@@ -85,8 +86,18 @@ def _leave(signum: int, restarts: int, max_restarts: int) -> None:
     # limit, and then it ends
     if signum == signal.SIGTERM and slurm.state(job) != "RUNNING":
         raise Ended("cancelled, or out of time: Slurm told it to end (SIGTERM)")
+    failed = _failure_of_another()
+    if failed:
+        raise Ended(f"another process of this job has failed: {failed}")
     if restarts >= max_restarts:
         raise RestartedTooOften(f"preempted after {restarts} restarts: max_num_timeout is {max_restarts}")
     print(f"out of time, or preempted: requeueing job {job} (restart {restarts + 1} of {max_restarts})", flush=True)
     slurm.requeue(job)
     raise LeftForLater(128 + signum)
+
+
+def _failure_of_another() -> Optional[str]:
+    """Why another process of this job has failed, if one has: srun then ends the others by SIGTERM, and the job is RUNNING."""
+    job, index = int(os.environ["SLURM_ARRAY_JOB_ID"]), int(os.environ["SLURM_ARRAY_TASK_ID"])
+    how = result_of(Slot(os.environ["SUBMITIT_FOLDER"], job, index, int(os.environ.get("SLURM_NTASKS", 1))))
+    return how[2] if how and how[1] is not None else None

@@ -63,17 +63,21 @@ class Follower:
             self._asked_s, self._silent = time.monotonic(), False
 
     def _look_at(self, work: Work, part: Part, slot: Slot, display: PlainDisplay) -> None:
-        task, ended = self._queue.get((slot.job, slot.index)), has_ended(slot)
-        if ended and _waits(task) and time.monotonic() - self._asked_s >= self._poll_s:
-            self._ask()  # it was quick; or it is to start again, and the result is that of an earlier start
+        how = result_of(slot) if has_ended(slot) else None
+        task = self._queue.get((slot.job, slot.index))
+        if how and _may_begin_again(task, how) and task.state != "COMPLETING" and not self._asked_just_now():
+            self._ask()  # it has ended since, or is to start again
             task = self._queue.get((slot.job, slot.index))
-        if ended and not _waits(task):
-            self._end(work, part, result_of(slot), display)
+        if how and not _may_begin_again(task, how):
+            self._end(work, part, how, display)
         elif task is None and not self._silent:
             self._miss(work, part, slot, display)
         elif task is not None:
             self._gone.pop(id(part), None)
             self._see(work, part, slot, task, display)
+
+    def _asked_just_now(self) -> bool:
+        return self._silent or time.monotonic() - self._asked_s < self._poll_s
 
     def _see(self, work: Work, part: Part, slot: Slot, task: Any, display: PlainDisplay) -> None:
         if task.state == "RUNNING" and part.state is State.WAITING:
@@ -86,6 +90,9 @@ class Follower:
 
     def _miss(self, work: Work, part: Part, slot: Slot, display: PlainDisplay) -> None:
         """A task that Slurm has no more and that left no result: wait for a slow file system, then call it dead."""
+        if any(need.state in (State.WAITING, State.RUNNING) for need in _needed(work, part)):
+            self._gone.pop(id(part), None)  # Slurm may know before us that what it waits for has failed
+            return
         since = self._gone.setdefault(id(part), time.monotonic())
         if time.monotonic() - since < GONE_S:
             return
@@ -101,8 +108,13 @@ class Follower:
         display.ended(work, part, end(work, part))
 
 
-def _waits(task: Any) -> bool:
-    return task is not None and task.state == "PENDING"
+def _may_begin_again(task: Any, how: Tuple[Any, Any, str]) -> bool:
+    """Whether what a task has left may be that of an earlier start.
+
+    A job that `scontrol requeue` ends is told to end like one that is cancelled, and fails: only when
+    Slurm has it no more is that how it ended.
+    """
+    return task is not None and (task.state == "PENDING" or how[1] is not None)
 
 
 def _why_gone(slot: Slot) -> str:
@@ -112,6 +124,8 @@ def _why_gone(slot: Slot) -> str:
         found = None
     if found and found.state != "FAILED":
         return f"Slurm ended it: {found.state}"
+    if not slot.log.exists():
+        return "it never started: cancelled in Slurm's queue?"
     return "its process died without a result (killed, or out of memory?)"
 
 
@@ -136,4 +150,5 @@ def outliving_the_terminal(log: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        if signal.getsignal(signal.SIGHUP) is hung_up:  # else the terminal is gone, and what is still to be said goes to the log
+            signal.signal(signal.SIGHUP, before)
