@@ -64,7 +64,7 @@ define install_slurm
 endef
 
 test: model slurm
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: model
 	$(BIN)/python -m $(BENCHMARKS)

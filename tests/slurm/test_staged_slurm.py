@@ -33,10 +33,6 @@ def hydras_own(slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VersionBase.instance(), "version_base", Version("1.1"))
 
 
-def wait_until_idle(slurm: PrivateSlurm) -> None:
-    wait_until(lambda: slurm.run("squeue", "--noheader") == "", 120, "Slurm's queue is empty")
-
-
 def ids(done: subprocess.CompletedProcess[str]) -> list[str]:
     """The jobs that the launcher says it sent or found."""
     assert done.returncode == 0, done.stderr
@@ -77,7 +73,7 @@ def test_eight_points_are_two_arrays_and_a_failed_training_bars_its_own_evaluati
     app = StagedApp(tmp_path / "app", counted.environment)
     train, evaluation = ids(app.run("x=range(8)", f"fail='{how} 3 train'"))
     assert len(counted.submissions) == 2
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     wait_until(lambda: len(accounted(slurm, evaluation, "State")) == 8, 30, "the accounting has all evaluations")
     others = [x for x in range(8) if x != 3]
     states = accounted(slurm, train, "State,ExitCode")
@@ -95,7 +91,7 @@ def test_each_evaluation_starts_as_soon_as_its_own_training_has_ended(slurm: Pri
         "OmegaConf.register_new_resolver('eval', lambda x: (int(x) - 1) * 2, replace=True)\n" + (app.folder / "app.py").read_text()
     )
     train, evaluation = ids(app.run("x=1,2,3,4"))
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     ends, starts = accounted(slurm, train, "End"), accounted(slurm, evaluation, "Start")
     waited = [_seconds(starts[index][0]) - _seconds(ends[index][0]) for index in range(len(lengths))]
     assert max(waited) <= 2, waited
@@ -122,7 +118,7 @@ def test_what_is_queued_is_not_sent_again_and_was_frozen(slurm: PrivateSlurm, tm
     assert f"job {train}: 3 train, sent before\njob {evaluation}: 3 eval, sent before\n" in second.stdout
     for path in (app.folder / "config.yaml", *(app.folder / "slurm").glob("*.yaml")):
         path.write_text(path.read_text().replace("as it was", "edited"))
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert app.did() == [(stage, x) for stage in ("eval", "train") for x in (1, 2, 3)]
     assert {line["value"] for line in app.events()} == {"as it was"}
     running = sorted((line["time"], line["event"]) for event in ("start", "end") for line in app.events(event=event, stage="train"))
@@ -132,9 +128,9 @@ def test_what_is_queued_is_not_sent_again_and_was_frozen(slurm: PrivateSlurm, tm
 def test_what_is_over_is_sent_again(slurm: PrivateSlurm, app: StagedApp) -> None:
     words = ["x=1,2", "stages=[train]"]
     first = ids(app.run(*words))
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert ids(app.run(*words)) != first
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert app.did() == [("train", 1), ("train", 1), ("train", 2), ("train", 2)]
 
 
@@ -143,7 +139,7 @@ def test_points_of_other_resources_go_to_arrays_of_their_own(slurm: PrivateSlurm
     app = StagedApp(tmp_path / "app", counted.environment)
     jobs = ids(app.run("x=1,2", "+cluster.train.mem_gb=1,2", "cluster.eval.gpus_per_node=0"))
     assert len(counted.submissions) == len(jobs) == 4
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     wait_until(lambda: len(accounted(slurm, jobs[2], "ReqMem")) == 2, 30, "the accounting has all trainings")
     assert [{memory for (memory,) in accounted(slurm, job, "ReqMem").values()} for job in (jobs[0], jobs[2])] == [{"1G"}, {"2G"}]
     assert app.did() == [(stage, x) for stage in ("eval", "train") for x in (1, 1, 2, 2)]
@@ -154,7 +150,7 @@ def test_what_has_no_training_waits_for_none(slurm: PrivateSlurm, app: StagedApp
     done = app.run("x=1,2", "stages=[eval],[train,eval]", "seconds=1")
     assert len(ids(done)) == 3
     assert done.stdout.count("each after its own") == 1
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert app.did() == [("eval", 1), ("eval", 1), ("eval", 2), ("eval", 2), ("train", 1), ("train", 2)]
 
 
@@ -162,7 +158,7 @@ def test_a_training_that_two_points_share_runs_once_before_both_evaluations(slur
     words = ["x=1,2", "+keys={train:'${x}',eval:'${x}a'},{train:'${x}',eval:'${x}b'},{train:'${x}',eval:'${x}b'}"]
     train, one, other = ids(app.run(*words, "seconds=1"))
     assert ids(app.run(*words, "seconds=1")) == [train, one, other]
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert app.did() == [("eval", 1), ("eval", 1), ("eval", 2), ("eval", 2), ("train", 1), ("train", 2)]
     assert max(line["time"] for line in app.events(stage="train", event="end")) <= max(line["time"] for line in app.events(stage="eval"))
 
@@ -180,7 +176,7 @@ def test_arrays_longer_than_the_cluster_allows_are_split_index_by_index(tmp_path
         app = StagedApp(tmp_path / "app", counted.environment)
         jobs = ids(app.run("x=range(4)", "fail='raise 3 train'"))
         assert len(counted.submissions) == len(jobs) == 4
-        wait_until_idle(slurm)
+        slurm.wait_until_idle()
     assert app.did() == [("eval", 0), ("eval", 1), ("eval", 2), ("train", 0), ("train", 1), ("train", 2)]
     assert {(line["job"], line["index"]) for line in app.events(event="start", stage="train") if line["x"] == 3} == {(jobs[2], "0")}
 
@@ -193,7 +189,7 @@ def test_a_site_that_drops_nothing_by_itself_is_cleared_by_the_next_run(slurm: P
     again = app.run(*words, "fail='raise 2 train'", "hydra.launcher.wait=true")
     assert again.returncode == 1 and "done already: 2\n" in again.stdout
     assert app.did(event="start") == [("eval", 1), ("train", 1), ("train", 2), ("train", 2)]
-    wait_until(lambda: slurm.run("squeue", "--noheader") == "", 30, "a run that waits leaves nothing behind that waits for ever")
+    slurm.wait_until_idle(30)  # a run that waits leaves nothing behind that waits for ever
 
 
 # ---- what is refused: one message, and nothing is sent
@@ -243,8 +239,8 @@ def test_a_second_array_that_is_refused_takes_the_first_back(slurm: PrivateSlurm
     done = app.run("x=1,2", "seconds=60")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nnothing was submitted\n{NO_TRACE}"
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     app.environment = slurm.environment
     assert len(ids(app.run("x=1,2"))) == 2
-    wait_until_idle(slurm)
+    slurm.wait_until_idle()
     assert app.did() == [("eval", 1), ("eval", 2), ("train", 1), ("train", 2)]
