@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from tests.slurm.private_slurm import PrivateSlurm, wait_until
@@ -77,16 +78,18 @@ def listed_s(durations: Sequence[float]) -> float:
 
 
 def makespan(app: StagedApp, slurm: PrivateSlurm) -> tuple[float, dict[str, list[float]]]:
-    """From the first start to the last end, and how long each point's stages took."""
+    """From the first start to the last end, and how long each point's jobs took, their own start-up included. Slurm's times: whole seconds."""
     app_py, config = app.folder / "app.py", app.folder / "config.yaml"
     app_py.write_text(RESOLVER + app_py.read_text())
     config.write_text(config.read_text().replace("seconds: 0", "seconds: ${took:${x},${stage}}"))
     done = app.run("x=" + ",".join(map(str, TRAININGS_S)))
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: len(app.events()) == 2 * len(TRAININGS_S), 180, "all stages have ended")
-    starts, ends = ({(e["stage"], e["x"]): e["time"] for e in app.events(event=event)} for event in ("start", "end"))
-    took = {stage: [ends[stage, x] - starts[stage, x] for x in TRAININGS_S] for stage in ("train", "eval")}
-    return max(ends.values()) - min(starts.values()), took
+    wait_until(lambda: not slurm.run("squeue", "--noheader"), 180, "all jobs have ended")
+    assert len(app.events()) == 2 * len(TRAININGS_S)
+    listing = slurm.run("squeue", "--noheader", "--array", "--states=all", "--sort=i", "--format=%j %S %e").splitlines()
+    jobs = [(name, *map(datetime.fromisoformat, times)) for name, *times in map(str.split, listing)]
+    took = {stage: [(end - start).total_seconds() for name, start, end in jobs if name == f"small-{stage}"] for stage in ("train", "eval")}
+    return (max(end for *_, end in jobs) - min(start for _, start, _ in jobs)).total_seconds(), took
 
 
 def print_makespan(app: StagedApp, slurm: PrivateSlurm) -> None:
