@@ -40,12 +40,14 @@ class SlurmRun:
         try:
             with submission_lock(self._folder) as lock:
                 launches, arrays = self._submit(lock)
+                print_accepted([part for _, part in self._parts()], arrays, self._slots)
+                if not self._options.wait:  # under the lock: another command may be about to wait for the same
+                    deliver(launches, set(self._keys.values()))
         except slurm.SlurmError as error:
             raise CompactHydraException(str(error)) from error
-        print_accepted([part for _, part in self._parts()], arrays, self._slots)
         if self._options.wait:
             self._wait(launches)
-        deliver(launches, set(self._keys.values()))
+            deliver(launches, set(self._keys.values()))
 
     def _named(self, work: Work) -> Iterator[Tuple[Part, Key]]:
         """What tells each stage of this work from any other: the application's word, or a digest of the config."""

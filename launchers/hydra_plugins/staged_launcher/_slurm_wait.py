@@ -142,7 +142,10 @@ def outliving_the_terminal(log: Path) -> Iterator[None]:
 
     def hung_up(signum: int, frame: Any) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        except OSError:  # a full disk ends no wait
+            descriptor = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(descriptor, stream.fileno())
 
