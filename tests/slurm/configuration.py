@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +49,11 @@ class Place:
 
     @property
     def state(self) -> Path:
-        """Everything that the daemons keep, and their sockets: gone when they are stopped."""
-        return self.folder / "state"
+        """Everything that the daemons keep, and their sockets: gone when they are stopped.
+
+        A socket's path may have 107 letters, and slurmstepd's is this one with thirty more.
+        """
+        return Path(tempfile.gettempdir()) / f"slurm-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}"
 
     @property
     def munge_socket(self) -> Path:

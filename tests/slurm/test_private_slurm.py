@@ -134,6 +134,7 @@ def test_nothing_is_left_after_it_is_stopped(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == {}
     kept = {"slurm.conf", "cgroup.conf", "gres.conf", "slurmdbd.conf", "log"}
     assert {path.name for path in (tmp_path / "slurm").iterdir()} == kept
+    assert not slurm.place.state.exists()
 
 
 def test_nothing_is_left_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
