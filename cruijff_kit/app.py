@@ -142,7 +142,7 @@ def run_point(config: DictConfig) -> float | None:
     Raises:
         CruijffKitError: a stage failed; those after it did not run.
     """
-    if config.run is None:  # not from a launcher, which prepares
+    if "frozen" not in config:  # not from a launcher, which prepares
         config = prepare([config]).points[0]
     value = None
     for stage in [config.stage] if config.stage else config.stages:

@@ -17,13 +17,15 @@ NOWHERE = Path("/nowhere")
 RECIPE = """
 import sys
 import torch
-from torch.distributed import all_reduce, get_rank, get_world_size, init_process_group
+from torch.distributed import all_reduce, barrier, destroy_process_group, get_rank, get_world_size, init_process_group
 
 if __name__ == "__main__":
     init_process_group("gloo")
     total = torch.tensor(get_rank() + 1)
     all_reduce(total)
     print(f"rank {get_rank()} of {get_world_size()}: {total}, {sys.argv[1:]}\\n", end="", flush=True)
+    barrier()
+    destroy_process_group()  # a thread of gloo's may abort the process otherwise
 """
 
 
@@ -147,6 +149,6 @@ def test_tune_run_on_two_nodes_that_meet_starts_one_group(tmp_path):
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "localhost"}
     words = on_node(command(tmp_path, 2, 1), job)
     both = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    outputs = [node.communicate(timeout=120)[0] for node in both]
+    outputs = [node.communicate(timeout=240)[0] for node in both]
     assert [node.returncode for node in both] == [0, 0], outputs
     assert ranks("".join(outputs)) == expected_output(2)

@@ -12,10 +12,19 @@ from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, LauncherTestSuite
+from hydra.version import VersionBase
 from hydra_plugins.staged_launcher import _grid
+from packaging.version import Version
 
 LAUNCHERS = Path(__file__).parents[1] / "launchers"
 PARSER = OverridesParser.create()
+
+
+@pytest.fixture(autouse=True)
+def hydras_default_version_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's own suite expects it, and an application composed earlier in this process sets another for good."""
+    monkeypatch.setattr(VersionBase.instance(), "version_base", Version("1.1"))
+
 
 # a launcher of the tests' own, beside which every composition is counted
 RECORDER = """

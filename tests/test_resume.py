@@ -268,7 +268,7 @@ def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(stag
     again = train_stage.start()
     said, errors = again.communicate()
     assert again.returncode == 0, errors
-    assert f"run_000: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in said.splitlines()
+    assert f"run_000 train: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in said.splitlines()
     assert contents(run.training.model) == whole
     assert train_stage.start().communicate()[0] == f"run_000 is trained already: {run.training.model}\n"
 

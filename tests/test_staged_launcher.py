@@ -642,5 +642,5 @@ foreign = {name.partition(".")[0] for name in set(sys.modules) - before} - {"hyd
 print(sorted(ours), sum(ours.values()) < 0.2, foreign & {"submitit", "rich", "torch", "numpy", "cloudpickle"})
 """
     printed = subprocess.check_output([sys.executable, "-c", code], text=True)
-    modules = ["", ".config", ".grid_sweeper", ".local_launcher"]
+    modules = ["", ".config", ".grid_sweeper", ".local_launcher", ".slurm_launcher"]
     assert printed == f"{['hydra_plugins.staged_launcher' + m for m in modules]} True set()\n"

@@ -94,8 +94,9 @@ def train(recipe: type, config: dict[str, Any], folder: Path) -> Training:
 @pytest.fixture(scope="module")
 def trainings(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     from cruijff_kit.recipes import lora_finetune_single_device as ours
+    from cruijff_kit.recipes._resumable import load_torchtune_recipe
 
-    full = ours._load_torchtune_recipe("full_finetune_single_device")
+    full = load_torchtune_recipe("full_finetune_single_device")
     folder = tmp_path_factory.mktemp("trainings")
     lora = ours.LoRAFinetuneRecipeSingleDevice
     adapters = {**tiny(tiny_model), "save_adapter_weights_only": True}
