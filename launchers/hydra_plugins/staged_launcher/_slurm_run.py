@@ -58,10 +58,11 @@ class SlurmRun:
 
     def _digest(self, config: DictConfig) -> str:
         """Of all that the point sets; how the launcher was called changes no point."""
-        plain = OmegaConf.to_container(config, resolve=False)
-        hydra = plain.pop("hydra", None) or {}
+        items = config.items_ex(resolve=False)
+        plain = {key: _plain(node) for key, node in items if key != "hydra"}  # which is most of a config
+        given = OmegaConf.select(config, "hydra.overrides.hydra", default=[])
         shared = OmegaConf.to_container(self._launcher.config.hydra.overrides.hydra)
-        plain[""] = [word for word in hydra.get("overrides", {}).get("hydra", []) if word not in shared]
+        plain[""] = [word for word in given if word not in shared]
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
     def _parts(self) -> List[Tuple[Work, Part]]:
@@ -154,3 +155,7 @@ class SlurmRun:
         if stuck and not self._options.kill_on_invalid_dep:
             with contextlib.suppress(slurm.SlurmError):  # the next run does it
                 slurm.cancel([str(self._slots[id(part)]) for part in stuck])
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
