@@ -6,13 +6,13 @@ A profile is the same for the scripts and for Hydra: one schema, one reader, the
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cruijff_kit.batch_script import additional_parameters
 from cruijff_kit.cluster_faults import form_fault, key_faults, type_fault, value_faults
 from cruijff_kit.cluster_schema import OPTIONS, STAGES, Profile
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
@@ -149,17 +149,10 @@ def gpus(stage: Mapping[str, Any]) -> int:
     return nodes(stage) * gpus_per_node(stage)
 
 
-def setup_lines(stage: Mapping[str, Any]) -> list[str]:
-    """The shell lines that run before the stage: the environment, each value as it is, then the user's own."""
-    exports = [f"export {name}={shlex.quote(_text(value))}" for name, value in (stage["environment"] or {}).items() if value is not None]
-    return [*exports, *(stage["setup"] or ())]
-
-
 def additional_options(stage: Mapping[str, Any]) -> dict[str, Any]:
     """The options of sbatch that submitit has no parameter for: mail, and whatever else the profile names; True has no value."""
-    given = {name.replace("_", "-"): value for name, value in (stage["additional_parameters"] or {}).items()}
-    mail = {OPTIONS[key]: stage[key] for key in ("mail_user", "mail_type")}
-    return {name: value for name, value in {**mail, **given}.items() if value is not None and value is not False}
+    mail = {OPTIONS[key]: stage[key] for key in ("mail_user", "mail_type") if stage[key] is not None}
+    return {**mail, **additional_parameters(stage)}
 
 
 def sbatch_options(stage: Mapping[str, Any]) -> list[str]:
@@ -167,8 +160,3 @@ def sbatch_options(stage: Mapping[str, Any]) -> list[str]:
     units = {"mem_gb": "G"}
     named = {option: f"{stage[key]}{units.get(key, '')}" for key, option in OPTIONS.items() if stage[key] is not None}
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in {**named, **additional_options(stage)}.items()]
-
-
-def _text(value: Any) -> str:
-    """As YAML has it: `true`, not Python's True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from cruijff_kit import cluster_profile, doctor_files, doctor_node, doctor_slurm
 from cruijff_kit.doctor_report import Check
-from cruijff_kit.doctor_slurm import Stages, preflight
+from cruijff_kit.doctor_slurm import Stages
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.plan import Plan, plan
-
-__all__ = ["Check", "examine", "preflight"]
 
 
 def examine(folder: Path, cluster: str | None, wait_s: int, say: Callable[[str], object]) -> Iterator[Check]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import cluster_profile, node_probe, slurm
+from cruijff_kit.batch_script import setup_lines
 from cruijff_kit.doctor_files import base_weights
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.doctor_slurm import gpus
@@ -20,13 +21,8 @@ from cruijff_kit.slurm import SlurmBusy, SlurmError
 MINUTES = 2
 SHOWN = 3
 
-# Options of sbatch that srun does not know, or that are not for a probe.
-NOT_FOR_SRUN = {
-    f"--{name}" for name in (
-        "array", "batch", "begin", "dependency", "error", "export-file", "get-user-env", "hold", "ignore-pbs", "job-name", "kill-on-invalid-dep",
-        "mail-type", "mail-user", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time", "wait",
-    )
-}  # fmt: skip
+# Options of the stage that are not for a probe.
+NOT_FOR_PROBE = ("--begin", "--hold", "--ignore-pbs", "--job-name", "--mail-type", "--mail-user", "--ntasks", "--ntasks-per-node", "--signal", "--time")
 
 
 def check(made: Plan, stage: Mapping[str, Any], wait_s: int) -> Iterator[Check]:
@@ -57,12 +53,12 @@ def script(stage: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     """What bash runs on the node: what a job runs before its command, then the probe's own text with this Python."""
     python = shlex.join([sys.executable, "-c", Path(node_probe.__file__).read_text(encoding="utf-8"), json.dumps(request)])
     path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
-    return "\n".join(["set -eo pipefail", path, *cluster_profile.setup_lines(stage), f"exec {python}"])
+    return "\n".join(["set -eo pipefail", path, *setup_lines(stage), f"exec {python}"])
 
 
 def _options(stage: Mapping[str, Any]) -> list[str]:
     """Those of the stage for a short job, one task a node."""
-    kept = [option for option in cluster_profile.sbatch_options(stage) if option.partition("=")[0] not in NOT_FOR_SRUN]
+    kept = [option for option in cluster_profile.sbatch_options(stage) if option.partition("=")[0] not in (*slurm.SBATCH_ONLY, *NOT_FOR_PROBE)]
     minutes = min(MINUTES, stage["timeout_min"] or MINUTES)
     return [*kept, f"--time={minutes}", "--ntasks-per-node=1", "--job-name=cruijff-kit-doctor"]
 

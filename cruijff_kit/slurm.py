@@ -32,6 +32,15 @@ BUSY = ("Requested nodes are busy", "Immediate execution impossible")  # what `s
 OVER_ALREADY = ("Invalid job id specified", "Job/step already completing or completed")
 
 
+# Options of sbatch that srun does not know, or takes otherwise.
+SBATCH_ONLY = tuple(
+    f"--{name}" for name in (
+        "array", "batch", "dependency", "error", "export-file", "get-user-env", "kill-on-invalid-dep", "no-requeue", "open-mode", "output",
+        "requeue", "wait", "wait-all-nodes",
+    )
+)  # fmt: skip
+
+
 class SlurmError(CruijffKitError):
     """A program of Slurm's is missing, does not answer, or refused: Slurm's own words, whole."""
 
@@ -93,13 +102,15 @@ def _finish(words: Sequence[str], timeout_s: float, pass_fds: Sequence[int] = ()
 def environment(program: str) -> dict[str, str]:
     """The environment of one of Slurm's programs: without the user's settings that change what it prints or where it runs."""
     inherited = dict(os.environ)
+    outside = {name: value for name, value in inherited.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
     if program in ("squeue", "sacct"):
         shown = {name: value for name, value in inherited.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
         return {**shown, "SLURM_BITSTR_LEN": "0"}  # ranges of indices are cut off after 64 letters otherwise
     if program == "srun":  # inside a job it would become a step of that job, with its resources
-        outside = {name: value for name, value in inherited.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
         chosen = {f"SLURM_{name}": inherited[f"SBATCH_{name}"] for name in SAME_FOR_SRUN if f"SBATCH_{name}" in inherited}
         return {**outside, **chosen}
+    if program == "sbatch":  # inside a job it would take over options of that job
+        return {**outside, **{name: inherited[name] for name in ("SLURM_CLUSTERS",) if name in inherited}}
     return inherited
 
 

@@ -1,4 +1,4 @@
-"""What Slurm's client programs print, and what it means: pure parsers, which call nothing.
+"""What Slurm's client programs print and take, and what it means: pure parsers, which call nothing.
 
 Written against the output of Slurm 22.05; the tests hold it.
 """
@@ -6,8 +6,9 @@ Written against the output of Slurm 22.05; the tests hold it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 ENDS = "\x1e"  # before each record of squeue: a comment may hold line breaks
 BETWEEN = "\x1f"
@@ -134,6 +135,15 @@ def parse_ranges(text: str) -> list[int]:
         first, _, last = span.partition("-")
         found.extend(range(int(first), int(last or first) + 1, int(step or 1)))
     return found
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3,7` of 0, 1, 2, 3 and 7, as sbatch's --array takes it."""
+    parts = []
+    for _, group in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in group]
+        parts.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    return ",".join(parts)
 
 
 def parse_limits(text: str) -> Limits:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from cruijff_kit import cluster_profile, distributed
+from cruijff_kit.batch_script import setup_lines
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.paths import Layout
+from cruijff_kit.slurm_output import ranges
 from cruijff_kit.sweep import Run
 
 SCRIPT = """\
@@ -37,10 +38,10 @@ def render(experiment: Experiment, runs: list[Run], stage: str, resources: Mappi
         what={"train": "Training", "eval": "Evaluation"}[stage],
         name=experiment.name,
         stage=stage,
-        array=_ranges([int(number) for number in numbers]) + (f"%{limit}" if limit else ""),
+        array=ranges(map(int, numbers)) + (f"%{limit}" if limit else ""),
         directives="".join(f"#SBATCH {shlex.quote(option)}\n" for option in cluster_profile.sbatch_options(resources)),
         bin=shlex.quote(str(Path(sys.executable).parent)),
-        setup="".join(f"{line}\n" for line in cluster_profile.setup_lines(resources)),
+        setup="".join(f"{line}\n" for line in setup_lines(resources)),
         width=len(numbers[0]),
         odd=_odd_widths(numbers),
         command=_evaluation(experiment) if stage == "eval" else _training(experiment, runs, resources),
@@ -77,12 +78,3 @@ def _recipe_of_each(runs: list[Run], recipes: list[str]) -> list[str]:
         numbers = "|".join(run.id.removeprefix("run_") for run in runs if run.recipe == recipe)
         cases.append(f"  {numbers}) recipe={shlex.quote(recipe)} ;;")
     return ['case "$id" in', *cases, "esac"]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0-3,7` of 0, 1, 2, 3 and 7."""
-    parts = []
-    for _, group in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in group]
-        parts.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
-    return ",".join(parts)

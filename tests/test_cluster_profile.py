@@ -13,7 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from cruijff_kit import cluster_profile
-from cruijff_kit.cluster_profile import additional_options, gpus, profile, sbatch_options, setup_lines
+from cruijff_kit.batch_script import setup_lines
+from cruijff_kit.cluster_profile import additional_options, gpus, profile, sbatch_options
 from cruijff_kit.cluster_schema import KEYS
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.generate import generate

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cruijff_kit import doctor, node_probe
+from cruijff_kit import doctor, doctor_slurm, node_probe
 from cruijff_kit.cli import main
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.slurm import SlurmError
@@ -195,13 +195,13 @@ def test_an_accounting_that_does_not_answer_is_a_warning(folder, cluster):
 def test_a_controller_that_is_down_is_one_message(folder, cluster):
     cluster(scontrol="echo 'Slurmctld(primary) at login is DOWN'; exit 1")
     with pytest.raises(SlurmError, match=r"^Slurm does not answer: Slurmctld\(primary\) at login is DOWN$"):
-        doctor.preflight()
+        doctor_slurm.preflight()
     assert checks(folder)["slurm"].what == "Slurm does not answer: Slurmctld(primary) at login is DOWN"
 
 
 def test_a_backup_controller_will_do(folder, cluster):
     cluster(scontrol="echo 'Slurmctld(primary) at a is DOWN\nSlurmctld(backup) at b is UP'; exit 1")
-    assert doctor.preflight() == "Slurmctld(backup) at b is UP"
+    assert doctor_slurm.preflight() == "Slurmctld(backup) at b is UP"
 
 
 def test_a_disk_that_is_too_small_is_a_fault(folder):

@@ -45,10 +45,6 @@ class Array:
         """The jobs that it waits for, once they have been submitted."""
         return sorted({job_of(need) for need in (*self.needs, *(place.array for place in self.tasks))})
 
-    def ranges(self) -> str:
-        """sbatch's --array without its limit: `0-3,7`."""
-        return index_ranges(self.works)
-
 
 @dataclass(frozen=True)
 class Place:
@@ -161,14 +157,3 @@ def _arrays(indexed: Dict[int, Work], places: Dict[int, Place], resources: Resou
         made[stage.name] = array
         places.update({id(work.parts[stage.name]): Place(array, index) for index, work in indexed.items()})
     return list(made.values())
-
-
-def index_ranges(indices: Any) -> str:
-    """`0-3,7` of 0, 1, 2, 3 and 7."""
-    parts: List[List[int]] = []
-    for index in sorted(indices):
-        if parts and parts[-1][1] == index - 1:
-            parts[-1][1] = index
-        else:
-            parts.append([index, index])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

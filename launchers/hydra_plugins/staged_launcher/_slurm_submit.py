@@ -1,7 +1,5 @@
 """A launch's frozen files, its sbatch scripts, and the calls of sbatch."""
 
-import contextlib
-import os
 import pickle
 import shlex
 from pathlib import Path
@@ -13,7 +11,9 @@ from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission
 
 from cruijff_kit import slurm
+from cruijff_kit.batch_script import additional_parameters, setup_lines
 from cruijff_kit.errors import closest
+from cruijff_kit.slurm_output import ranges
 
 from ._job import absolute_sys_path
 from ._launches import Launch, Record
@@ -27,13 +27,6 @@ SLURM_OPTIONS = (
     "partition", "account", "qos", "constraint", "exclude", "gres", "nodes", "gpus_per_node", "cpus_per_task",
     "mem_gb", "mem_per_gpu", "mem_per_cpu", "cpus_per_gpu", "gpus_per_task", "tasks_per_node", "timeout_min",
     "signal_delay_s", "array_parallelism", "comment", "additional_parameters", "setup", "mail_user", "mail_type",
-)  # fmt: skip
-
-
-# sbatch has them and srun, by which an array's options are tried, has not
-_SBATCH_ONLY = (
-    "array", "batch", "comment", "dependency", "error", "export-file", "get-user-env", "kill-on-invalid-dep", "no-requeue",
-    "open-mode", "output", "requeue", "wait", "wait-all-nodes",
 )  # fmt: skip
 
 
@@ -104,11 +97,10 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
     """submitit's parameters: the stage's resources, and what makes it this array."""
     given = {key: array.resources[key] for key in SLURM_OPTIONS if array.resources.get(key) is not None}
     limit = given.pop("array_parallelism", None)
-    named = (given.pop("additional_parameters", None) or {}).items()
-    extra = {key.replace("_", "-"): value for key, value in named if value is not None and value is not False}
+    extra = additional_parameters(given)
     if array.resources.get("max_num_timeout"):
         extra.setdefault("requeue", True)  # a site may have set JobRequeue=0
-    extra["array"] = array.ranges() + (f"%{limit}" if limit else "")
+    extra["array"] = ranges(array.works) + (f"%{limit}" if limit else "")
     if array.dependency:
         extra["dependency"] = array.dependency
         extra.update({"kill-on-invalid-dep": "yes"} if drop else {})
@@ -122,7 +114,7 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
         "comment": " ".join(filter(None, [given.get("comment"), record.token])),
         "signal_delay_s": _signal_delay_s(given),
         "stderr_to_stdout": True,
-        "setup": ["set -eo pipefail", *_setup(array.resources), *_own_lines(record.folder)],
+        "setup": ["set -eo pipefail", *setup_lines(array.resources), *_own_lines(record.folder)],
         # a process that waits for one that has failed would wait to the time limit
         "srun_args": ["--kill-on-bad-exit=1", *_cores(given)],
         "additional_parameters": extra,
@@ -132,17 +124,6 @@ def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str
 def _cores(given: Mapping[str, Any]) -> List[str]:
     """srun does not take over sbatch's --cpus-per-task (Slurm 22.05 and later)."""
     return [f"--cpus-per-task={given['cpus_per_task']}"] if "cpus_per_task" in given else []
-
-
-def _setup(resources: Mapping[str, Any]) -> List[str]:
-    named = (resources.get("environment") or {}).items()
-    exports = [f"export {key}={shlex.quote(_text(value))}" for key, value in named if value is not None]
-    return [*exports, *(resources.get("setup") or [])]
-
-
-def _text(value: Any) -> str:
-    """As YAML has it: `true`, not Python's True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _signal_delay_s(given: Mapping[str, Any]) -> int:
@@ -186,22 +167,8 @@ def check_options(resources: Mapping[str, Any], where: str) -> None:
 
 def send(script: Path, lock: int) -> int:
     """Call sbatch; returns the job id."""
-    with _outside_of_jobs():
-        answer = slurm.call(["sbatch", "--parsable", str(script)], pass_fds=[lock])
+    answer = slurm.call(["sbatch", "--parsable", str(script)], pass_fds=[lock])
     return int(answer.split(";")[0])
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what a job that this may run in would hand to sbatch as options; SLURM_CONF and the like stay."""
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    hidden = {key: value for key, value in os.environ.items() if key.startswith("SLURM_") and key not in kept}
-    for key in hidden:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def test_only(array: Array) -> None:
@@ -211,8 +178,7 @@ def test_only(array: Array) -> None:
     executor.update_parameters(**executor._convert_parameters(_parameters(array, record, "test", False)))
     options = [word for flag in _flags(executor.text()) for word in shlex.split(flag)]
     try:
-        with _outside_of_jobs():
-            slurm.test_only([option for option in options if option.removeprefix("--").partition("=")[0] not in _SBATCH_ONLY])
+        slurm.test_only([option for option in options if option.partition("=")[0] not in (*slurm.SBATCH_ONLY, "--comment")])
     except slurm.SlurmError as error:
         raise CompactHydraException(f"{f'stage {array.stage.name}: ' if array.stage.name else ''}{error}") from error
 
