@@ -153,29 +153,20 @@ def run_point(config: DictConfig) -> float | None:
 def run_stage(config: DictConfig, stage: str) -> float | None:
     """Runs a stage's command in the experiment's folder, from what was frozen if it comes from a queue."""
     from cruijff_kit import distributed, evaluation_results, frozen, inputs, stage_command
-    from cruijff_kit.train import train
+    from cruijff_kit.torchtune_catalog import read_config
+    from cruijff_kit.train import Training, train
 
     folder = Path(config.experiment_dir)
     if "frozen" in config:
         inputs.check(Path(config.frozen.recorded), config.frozen.inputs[stage])
         frozen.thaw(folder, config.frozen.files)
     if stage == "train":
-        train(_training(config, distributed.on_node(list(config.commands.train), os.environ)))
+        command, train_config = distributed.on_node(list(config.commands.train), os.environ), Path(config.commands.train[-1])
+        train(Training.of(config.run, command, train_config, read_config(train_config), folder))
         return None
     print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
     stage_command.run(list(config.commands[stage]), folder)
     return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
-
-
-def _training(config: DictConfig, command: list[str]) -> Any:
-    from cruijff_kit.torchtune_catalog import read_config
-    from cruijff_kit.config_tree import output_dir_of, unescape
-    from cruijff_kit.train import Training
-
-    train_config = Path(config.commands.train[-1])
-    values = read_config(train_config)
-    model = output_dir_of(values, "checkpointer.output_dir") / f"epoch_{values['epochs'] - 1}"
-    return Training(config.run, command, train_config, Path(unescape(values["output_dir"])), model, Path(config.experiment_dir))
 
 
 _TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\s*(?P<done>\d+)/(?P<of>\d+)")

@@ -185,8 +185,8 @@ def check_place(generated: Path, folder: Path) -> None:
         )
 
 
-def check_current(made: Plan) -> None:
-    """That configs/ is what experiment.yaml asks for.
+def check_current(made: Plan) -> workspace.Change:
+    """What generate writes, where all of it is there: configs/ is what experiment.yaml asks for.
 
     Raises:
         CruijffKitError: the folder was moved, or experiment.yaml or a generated file changed since.
@@ -204,3 +204,4 @@ def check_current(made: Plan) -> None:
             f"experiment.yaml changed since generate, or a generated file was edited: {names}\n"
             + (occupied.conflict(made) or f"cruijff-kit generate --force {shlex.quote(str(folder))}")
         )
+    return wanted

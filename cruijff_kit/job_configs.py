@@ -105,17 +105,17 @@ class Filler:
                 yield stage
 
     def _is_trained(self, run: Run) -> bool:
-        layout, model = self._made.layout, output_dir_of(run.config, "checkpointer.output_dir")
-        if model is None:
+        layout = self._made.layout
+        if output_dir_of(run.config, "checkpointer.output_dir") is None:
             return False
-        model = model / f"epoch_{run.config['epochs'] - 1}"
-        return Training(run.id, (), layout.train_config(run.id), layout.run_results(run.id), model, layout.folder).fault() is None
+        return Training.of(run.id, (), layout.train_config(run.id), run.config, layout.folder).fault() is None
 
     def _input_sets(self, run: Run | None) -> dict[str, str]:
         """The set of files that each stage reads, by its name in what is recorded."""
-        tasks_dir = self._made.experiment.spec.evaluation.tasks_dir
-        tasks = inputs.of_tasks(self._made.experiment.path(tasks_dir)) if tasks_dir and "tasks" not in self._sets else []
-        self._sets.setdefault("tasks", tasks)
+        experiment = self._made.experiment
+        if "tasks" not in self._sets:
+            tasks_dir = experiment.spec.evaluation.tasks_dir
+            self._sets["tasks"] = inputs.of_tasks(experiment.path(tasks_dir)) if tasks_dir else []
         config = run.config if run else self._made.runs[0].config
         name = f"{'train' if run else 'base'}-{_digest(config.get('dataset') if run else None, config.get('checkpointer'))}"
         if name not in self._sets:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import inspect_tasks, multirun_config, sweep
+from cruijff_kit import inspect_tasks, sweep
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS, parameter
 from cruijff_kit.sweep import torchtune_key
@@ -50,21 +50,24 @@ class Point:
     torchtune: Mapping[str, Any]
 
 
-def check_form(made: Plan, config: DictConfig) -> None:
+def check_form(usual: Mapping[str, Any], config: DictConfig) -> None:
     """That the command line neither added a key that nothing reads nor took one away.
+
+    Args:
+        usual: the root of the generated multirun.yaml, which is the same for all points.
 
     Raises:
         ExperimentError: it did.
     """
-    whole, names = dict(config.items_ex(resolve=False)), multirun_config.root(made.composer)
+    whole = dict(config.items_ex(resolve=False))
     problems = [
         Problem(COMMAND_LINE, f"unknown parameter '{key}'", str(key), fix=closest(str(key), PARAMETERS))
         for key in whole
-        if key not in names and key not in OWN_KEYS
+        if key not in usual and key not in OWN_KEYS
     ]
     problems += [
         Problem(COMMAND_LINE, f"'{name}' cannot be taken away", name, fix=f"{name}=VALUE sets it")
-        for name in (*names, "evaluation", "cluster")
+        for name in (*usual, "evaluation", "cluster")
         if name not in whole
     ]
     problems += [
@@ -77,14 +80,13 @@ def check_form(made: Plan, config: DictConfig) -> None:
     _raise_faults(problems)
 
 
-def read(made: Plan, config: DictConfig) -> Point:
-    """The point of `config`: as experiment.yaml has it, but for what differs from the generated multirun.yaml.
+def read(made: Plan, usual: Mapping[str, Any], config: DictConfig) -> Point:
+    """The point of `config`: as experiment.yaml has it, but for what differs from the generated multirun.yaml, of which `usual` is the root.
 
     Raises:
         ExperimentError: an override has a value of the wrong type, or a key that nothing reads.
     """
     composer, experiment = made.composer, made.experiment
-    usual = multirun_config.root(composer)
     whole: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
     given = {name: _plain(whole[name]) for name in usual}
     raw = {".".join(path): value for path, value in leaves(given.pop("torchtune"))}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import overrides, training_checks, workspace
+from cruijff_kit import multirun_config, overrides, training_checks, workspace
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.generate import change, check_current, check_place
@@ -44,25 +44,24 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
     with workspace.locked(hidden):
         workspace.recover(hidden)
         made = plan(folder, to_run=True, weights=any("train" in config.stages for config in configs))
-        check_current(made)
+        written, known = check_current(made), len(made.added)
         points = _points(made, configs)
-        written = change(made)
-        needed = written.needed()
-        if needed:
-            workspace.write(needed, folder, hidden)
+        if len(made.added) > known:
+            written = change(made)
+            workspace.write(written.needed(), folder, hidden)
     in_sweep = "hydra" in configs[0]  # a launcher's config; a task function's has no such node
     return Filler(made, written.files, in_sweep).prepared(points)
 
 
 def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:
     known = {run.identity: run for run in reversed(made.all_runs)}
-    hardware = Hardware(made)
+    usual, hardware = multirun_config.root(made.composer), Hardware(made)
     points, problems = [], []
     for config in configs:
         try:
-            overrides.check_form(made, config)
+            overrides.check_form(usual, config)
             words = tuple(overrides.evaluation_words(made, config))
-            run = _run_of(made, known, config)
+            run = _run_of(made, known, overrides.read(made, usual, config))
             points.append(Point(config, run, words, hardware.tune_words(config, run)))
         except ExperimentError as error:
             problems += error.problems
@@ -117,9 +116,8 @@ def _check_objective(made: Plan, config: DictConfig) -> None:
         raise ExperimentError(problems)
 
 
-def _run_of(made: Plan, known: dict[str, Run], config: DictConfig) -> Run:
-    """The run that `config` describes; a new one is added to the plan under the next free number."""
-    point = overrides.read(made, config)
+def _run_of(made: Plan, known: dict[str, Run], point: overrides.Point) -> Run:
+    """The run of a point; a new one is added to the plan under the next free number."""
     fresh = made.composer.run("", point.params, point.settings, point.torchtune)
     overrides.check_took_effect(point, fresh)
     if fresh.identity in known:

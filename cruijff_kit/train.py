@@ -6,11 +6,13 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cruijff_kit import checkpoint, ownership, paths, resume, stage_command, torchtune_catalog, training_checks
+from cruijff_kit.config_tree import output_dir_of, unescape
 from cruijff_kit.errors import CruijffKitError
 
 # torchtune's recipes, and those of ours that train the same and can go on with what was interrupted
@@ -34,6 +36,18 @@ class Training:
     results: Path
     model: Path
     folder: Path
+
+    @classmethod
+    def of(cls, run: str, command: Sequence[str], train_config: Path, values: Mapping[str, Any], folder: Path) -> Training:
+        """The training of the config in `train_config`, which holds `values`; `folder` is the experiment's.
+
+        Raises:
+            CruijffKitError: the config names no folder for its checkpoints.
+        """
+        checkpoints = output_dir_of(values, "checkpointer.output_dir")
+        if checkpoints is None:
+            raise CruijffKitError(f"{train_config} names no checkpointer.output_dir")
+        return cls(run, command, train_config, Path(unescape(values["output_dir"])), checkpoints / f"epoch_{values['epochs'] - 1}", folder)
 
     @property
     def checkpoints(self) -> Path:

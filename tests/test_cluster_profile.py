@@ -20,7 +20,7 @@ from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.generate import generate
 from cruijff_kit.paths import conf_dir
 from cruijff_kit.plan import plan
-from tests.tiny_experiment import specification, write_experiment, write_spec
+from tests.tiny_experiment import specification, write_experiment, write_hollow_model, write_spec
 
 
 @pytest.fixture
@@ -34,11 +34,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An experiment whose model is there by name only."""
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).touch()
-    return write_experiment(tmp_path / "experiment", model)
+    return write_experiment(tmp_path / "experiment", write_hollow_model(tmp_path / "model"))
 
 
 def fault(name: str) -> str:

@@ -13,16 +13,14 @@ from cruijff_kit.errors import ExperimentError
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import plan
 from cruijff_kit.training_checks import places
-from tests.tiny_experiment import load_composer, specification, write_experiment, write_spec
+from tests.tiny_experiment import load_composer, specification, write_experiment, write_hollow_model, write_spec
 from tests.tiny_llama import tiny_base_config
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny experiment over a model of empty files, with nothing set and no evaluation."""
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "model" / name).touch()
+    write_hollow_model(tmp_path / "model")
     return write_experiment(tmp_path / "e", tmp_path / "model")
 
 

@@ -25,7 +25,7 @@ from cruijff_kit.generate import change, check_current, generate, plan
 from cruijff_kit.paths import Layout, conf_dir, run_id
 from cruijff_kit.run_mapping import Row
 from cruijff_kit.identity import identity
-from tests.tiny_experiment import write_experiment, write_spec
+from tests.tiny_experiment import write_experiment, write_hollow_model, write_spec
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,10 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tiny(folder: Path, model: Path | None = None) -> Path:
-    model = model or folder.parent / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).touch()
+    model = write_hollow_model(model or folder.parent / "model")
     return write_experiment(folder, model)
 
 

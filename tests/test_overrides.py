@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.tiny_experiment import specification, write_experiment
+from tests.tiny_experiment import specification, write_experiment, write_hollow_model
 
 DATASET = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json", "data_files": "data/train.jsonl", "split": "train"}
 
@@ -46,11 +46,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder that has the model's file names, which is all that is looked at before training."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").touch()
-    (folder / "model.safetensors").touch()
-    return folder
+    return write_hollow_model(tmp_path / "model")
 
 
 def written(folder: Path, model: Path, change: dict[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from cruijff_kit.errors import ExperimentError
 from cruijff_kit.plan import plan
 from cruijff_kit.torchtune_config import weight_files
 from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK
-from tests.tiny_experiment import specification, write_experiment, write_spec
+from tests.tiny_experiment import specification, write_experiment, write_hollow_model, write_spec
 from tests.tiny_llama import tiny_base_config
 
 LLAMA = "llama3_1/8B_lora_single_device"
@@ -22,10 +22,7 @@ LLAMA = "llama3_1/8B_lora_single_device"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny experiment over a model of empty files, with nothing set and no evaluation; sections start at line 9."""
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).touch()
+    model = write_hollow_model(tmp_path / "model")
     folder = write_experiment(tmp_path / "e", model)
     change(folder)
     return folder

@@ -72,6 +72,14 @@ def write_experiment(folder: Path, model_dir: Path | str, spec: dict[str, Any] |
     return folder
 
 
+def write_hollow_model(folder: Path) -> Path:
+    """A folder that has the model's file names, which is all that is looked at before training."""
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
     (folder / "experiment.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.slurm.configuration import Settings
 from tests.slurm.daemons import SlurmMissing
 from tests.slurm.private_slurm import PrivateSlurm
+from tests.slurm.staged_app import StagedApp
 
 
 def started(settings: Settings, folders: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
@@ -29,3 +31,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
 def slurm_without_accounting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     """Where sacct knows nothing, and the controller forgets a job after minutes."""
     yield from started(Settings(), tmp_path_factory)
+
+
+@pytest.fixture
+def app(slurm: PrivateSlurm, tmp_path: Path) -> StagedApp:
+    """The small application, on the Slurm with accounting."""
+    return StagedApp(tmp_path / "app", slurm.environment)

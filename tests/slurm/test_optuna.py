@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from tests.slurm.private_slurm import PrivateSlurm
 from tests.slurm.staged_app import StagedApp
 
 OPTUNA = [
@@ -21,11 +16,6 @@ OPTUNA = [
     "cluster.train.gpus_per_node=0",
     "cluster.eval.gpus_per_node=0",
 ]
-
-
-@pytest.fixture
-def app(slurm: PrivateSlurm, tmp_path: Path) -> StagedApp:
-    return StagedApp(tmp_path / "app", slurm.environment)
 
 
 def test_without_waiting_it_is_an_error_before_anything_is_sent(app: StagedApp) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
-
-import pytest
 
 from tests.slurm.private_slurm import PrivateSlurm, wait_until
 from tests.slurm.staged_app import StagedApp
@@ -16,11 +13,6 @@ LITTLE_TIME = ["scancel", "--signal=USR2"]  # to the processes of srun, as sbatc
 PREEMPTED = ["scancel", "--signal=TERM"]  # as preemption with a grace time does
 CANCELS = ["scancel"]
 WHY_ENDED = "Ended: another process of this job has failed: RuntimeError: the second had no luck"
-
-
-@pytest.fixture
-def app(slurm: PrivateSlurm, tmp_path: Path) -> StagedApp:
-    return StagedApp(tmp_path / "app", slurm.environment)
 
 
 def disturb(slurm: PrivateSlurm, app: StagedApp, how: list[list[str]], *words: str) -> subprocess.CompletedProcess[str]:

@@ -20,11 +20,6 @@ NO_TRACE = "\nSet the environment variable HYDRA_FULL_ERROR=1 for a complete sta
 
 
 @pytest.fixture
-def app(slurm: PrivateSlurm, tmp_path: Path) -> StagedApp:
-    return StagedApp(tmp_path / "app", slurm.environment)
-
-
-@pytest.fixture
 def hydras_own(slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's suites run in this process, and in others that find the plugins as installed ones would."""
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])

@@ -29,11 +29,6 @@ CANCELLED = (
 
 
 @pytest.fixture
-def app(slurm: PrivateSlurm, tmp_path: Path) -> StagedApp:
-    return StagedApp(tmp_path / "app", slurm.environment)
-
-
-@pytest.fixture
 def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     yield from started(Settings(), tmp_path_factory)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 
 
 @dataclass
@@ -21,10 +22,10 @@ class GridSweeperConf:
 
 
 @dataclass
-class StagedLocalConf:
-    """Options of the launcher that runs the stages of each point on this machine."""
+class StagedConf:
+    """Options of every staged launcher."""
 
-    _target_: str = "hydra_plugins.staged_launcher.local_launcher.StagedLocalLauncher"
+    _target_: str = MISSING
 
     # name -> {needs: an earlier stage, a list of them, or null}, in the order of a point's stages;
     # empty: the task function runs once a point, and no stage is set
@@ -37,6 +38,14 @@ class StagedLocalConf:
     name_key: str = "run"
     # dotted path of a module or object that may have prepare(configs) and progress(line)
     hooks: Optional[str] = None
+
+
+@dataclass
+class StagedLocalConf(StagedConf):
+    """Options of the launcher that runs the stages of each point on this machine."""
+
+    _target_: str = "hydra_plugins.staged_launcher.local_launcher.StagedLocalLauncher"
+
     # jobs that run at once; null: as many as there are GPUs, one without any
     max_parallel: Optional[int] = None
     # where submitit keeps each job's pickles and log; %j is the job's id
@@ -46,22 +55,19 @@ class StagedLocalConf:
 
 
 @dataclass
-class StagedSlurmConf:
-    """Options of the launcher that sends each stage of all points to Slurm as an array."""
+class StagedSlurmConf(StagedConf):
+    """Options of the launcher that sends each stage of all points to Slurm as an array.
+
+    A stage may hold options of hydra-submitit-launcher's SlurmQueueConf for all points beside `needs`:
+    partition, gpus_per_node, timeout_min, ...
+    """
 
     _target_: str = "hydra_plugins.staged_launcher.slurm_launcher.StagedSlurmLauncher"
 
-    # name -> {needs: an earlier stage, a list of them, or null; and options of hydra-submitit-launcher's
-    # SlurmQueueConf for all points: partition, gpus_per_node, timeout_min, ...}, in the order of a point's stages
-    stages: Dict[str, Any] = field(default_factory=dict)
-    stage_key: str = "stage"
-    stages_key: str = "stages"
-    name_key: str = "run"
     # key that may hold, below a stage's name, a text that tells its work from any other, in this launch and earlier ones
     keys_key: str = "keys"
     # key that may hold, below a stage's name, options of SlurmQueueConf for this point
     resources_key: str = "cluster"
-    hooks: Optional[str] = None
     # what the jobs are called, with the stage's name behind it
     name: str = "${hydra.job.name}"
     # where launches are kept: what they froze, their scripts, logs and results. A launch looks there for
