@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 import time
 import warnings
@@ -144,29 +143,12 @@ def run_point(config: DictConfig) -> float | None:
     """
     if "frozen" not in config:  # not from a launcher, which prepares
         config = prepare([config]).points[0]
+    from cruijff_kit import stage
+
     value = None
-    for stage in [config.stage] if config.stage else config.stages:
-        value = run_stage(config, stage)
+    for name in [config.stage] if config.stage else config.stages:
+        value = stage.run(config, name)
     return value
-
-
-def run_stage(config: DictConfig, stage: str) -> float | None:
-    """Runs a stage's command in the experiment's folder, from what was frozen if it comes from a queue."""
-    from cruijff_kit import distributed, evaluation_results, frozen, inputs, stage_command
-    from cruijff_kit.torchtune_catalog import read_config
-    from cruijff_kit.train import Training, train
-
-    folder = Path(config.experiment_dir)
-    if "frozen" in config:
-        inputs.check(Path(config.frozen.recorded), config.frozen.inputs[stage])
-        frozen.thaw(folder, config.frozen.files)
-    if stage == "train":
-        command, train_config = distributed.on_node(list(config.commands.train), os.environ), Path(config.commands.train[-1])
-        train(Training.of(config.run, command, train_config, read_config(train_config), folder))
-        return None
-    print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
-    stage_command.run(list(config.commands[stage]), folder)
-    return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
 
 
 _TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\s*(?P<done>\d+)/(?P<of>\d+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -174,8 +175,25 @@ def digest(folder: Path) -> str:
 
 def stamp(folder: Path) -> dict[str, list[int]]:
     """Size and time of each shard: a cheap sign that the weights are still those that were hashed."""
-    stats = {name: (folder / name).stat() for name in shards(folder)}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    return {name: _stamp(folder / name) for name in shards(folder)}
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def seal(model: Path, results: Path) -> dict[str, Any]:
+    """What tells later, at the price of a few looks, that a finished training is still as it was: see is_sealed."""
+    return {"model": os.path.relpath(model, results), "shards": stamp(model), CONFIG_COPY: _stamp(results / CONFIG_COPY)}
+
+
+def is_sealed(sealed: Mapping[str, Any], results: Path) -> bool:
+    """Whether neither the weights in `results` nor torchtune's copy of their config were written since."""
+    try:
+        return stamp(results / sealed["model"]) == sealed["shards"] and _stamp(results / CONFIG_COPY) == sealed[CONFIG_COPY]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def without_adapter(folder: Path, view: Path) -> None:

@@ -69,6 +69,10 @@ class CruijffKitError(Exception):
         return [Problem("", str(self)).as_dict()]
 
 
+class Interrupted:
+    """Marks an exception that ends a stage from outside: a signal, and no fault of its own."""
+
+
 class ExperimentError(CruijffKitError):
     """Everything that is wrong with an experiment.
 

@@ -19,16 +19,16 @@ from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.torchtune_config import weight_files
 
 SMALL_SUFFIXES = (".json", ".model", ".txt", ".jinja")  # beside the weights: config and tokenizer
+NAMED_ONE_BY_ONE = 100  # files, in the record of a stage
 SAID_FROM_BYTES = 5 * 10**9  # what takes longer than a moment to read
 
 Stamp = list  # size in bytes, time of change in ns, SHA-256
 
 
-def of_training(config: Mapping[str, Any]) -> list[Path]:
-    """The local files that a training with this config reads."""
+def of_dataset(config: Mapping[str, Any]) -> list[Path]:
+    """The local data files that a training with this config reads."""
     nodes = config.get("dataset")
-    data = [file for node in (nodes if isinstance(nodes, list) else [nodes]) for file in _data_files(node)]
-    return [*data, *of_base_model(config)]
+    return [file for node in (nodes if isinstance(nodes, list) else [nodes]) for file in _data_files(node)]
 
 
 def _data_files(node: Any) -> Iterator[Path]:
@@ -59,20 +59,42 @@ def record(sets: Mapping[str, Iterable[Path]], folder: Path) -> Path:
 
     A file that is as it was when it was last read here, by size and time, is not read again.
     """
+    paths = {name: [str(path) for path in files] for name, files in sets.items()}
+    stamps = _stamps(dict.fromkeys(path for files in paths.values() for path in files), folder)
+    text = json.dumps({"stamps": stamps, "sets": paths}, sort_keys=True)
+    path = folder / f"inputs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        atomic.write_text(path, text)
+    return path
+
+
+def _stamps(wanted: Iterable[str], folder: Path) -> dict[str, Stamp]:
     known = folder / "digests.json"
     stamps: dict[str, Stamp] = _read(known)
-    paths = {name: [str(path) for path in files] for name, files in sets.items()}
-    wanted = dict.fromkeys(path for files in paths.values() for path in files)
     stale = [path for path in wanted if not _same(path, stamps.get(path))]
     _say_if_long(stale)
     stamps.update({path: _stamp(path) for path in stale})
     if stale:
         atomic.write_json(known, stamps)
-    text = json.dumps({"stamps": {path: stamps[path] for path in wanted}, "sets": paths}, sort_keys=True)
-    path = folder / f"inputs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    if not path.exists():
-        atomic.write_text(path, text)
-    return path
+    return {path: stamps[path] for path in wanted}
+
+
+def data_digest(tasks_folder: Path, folder: Path) -> str:
+    """Digest of all files below the folder of a task file that are not Python: names and contents; `folder` as in `record`."""
+    files = [path for path in of_tasks(tasks_folder) if path.suffix != ".py"]
+    stamps = _stamps([str(path) for path in files], folder)
+    names = {str(path.relative_to(tasks_folder)): stamps[str(path)][2] for path in files}
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digests(recorded: Path, name: str) -> dict[str, str]:
+    """SHA-256 of each file of the set `name`, by its path; of many, one of them all."""
+    values = json.loads(recorded.read_text(encoding="utf-8"))
+    each = {path: values["stamps"][path][2] for path in values["sets"][name]}
+    if len(each) <= NAMED_ONE_BY_ONE:
+        return each
+    whole = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
+    return {f"{len(each)} files below {os.path.commonpath(list(each))}": whole}
 
 
 def check(recorded: Path, name: str) -> None:

@@ -8,13 +8,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from cruijff_kit import frozen, inputs
+from cruijff_kit import frozen, inputs, provenance
 from cruijff_kit.config_tree import output_dir_of
+from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
 from cruijff_kit.sweep import Run
@@ -74,8 +76,8 @@ class Filler:
             if key not in filled:
                 filled[key] = self._filled(point, point.run.id)
             configs.append(filled[key])
+        self._record_inputs([*filled.values(), *baselines.values()])
         if self._in_sweep:
-            self._record_inputs([*filled.values(), *baselines.values()])
             _say_trained(asked, filled.values())
         return Prepared(configs, list(baselines.values()))
 
@@ -93,8 +95,12 @@ class Filler:
             config.scores = str(layout.run_eval_results(name))
             config.stages = list(self._stages(config, run))
             config.commands = commands
+            config.identity = run.identity if run else BASELINE
+            config.records = {stage: str(layout.record(stage, name)) for stage in ("train", "eval")}
+            config.inputs = self._input_sets(run)
+            config.git = self._git
             if self._in_sweep:
-                config.frozen = {"files": files, "inputs": self._input_sets(run)}
+                config.frozen = {"files": files}
                 config.keys = _keys(run, files, point.words)
         return config
 
@@ -110,6 +116,13 @@ class Filler:
             return False
         return Training.of(run.id, (), layout.train_config(run.id), run.config, layout.folder).fault() is None
 
+    @cached_property
+    def _git(self) -> dict[str, Any] | None:
+        """Of what the sweep depends on in the experiment's folder."""
+        spec, folder = self._made.experiment.spec, self._made.experiment.folder
+        names = [FILE_NAME, spec.framework_config.base_config, spec.evaluation.tasks_dir]
+        return provenance.git(folder, [name for name in names if name and (folder / name).exists()])
+
     def _input_sets(self, run: Run | None) -> dict[str, str]:
         """The set of files that each stage reads, by its name in what is recorded."""
         experiment = self._made.experiment
@@ -119,14 +132,16 @@ class Filler:
         config = run.config if run else self._made.runs[0].config
         name = f"{'train' if run else 'base'}-{_digest(config.get('dataset') if run else None, config.get('checkpointer'))}"
         if name not in self._sets:
-            self._sets[name] = inputs.of_training(config) if run else [*self._sets["tasks"], *inputs.of_base_model(config)]
+            # what does not wait in a queue reads the base weights at once: no need to read them all for their digest
+            model = inputs.of_base_model(config) if self._in_sweep else []
+            self._sets[name] = [*(inputs.of_dataset(config) if run else self._sets["tasks"]), *model]
         return {"train": name, "eval": "tasks"} if run else {"eval": name}
 
     def _record_inputs(self, configs: Sequence[DictConfig]) -> None:
         recorded = str(inputs.record(self._sets, self._made.layout.hidden))
         for config in configs:
             with open_dict(config):
-                config.frozen.recorded = recorded
+                config.inputs.recorded = recorded
 
 
 def _say_trained(asked: set[str], configs: Iterable[DictConfig]) -> None:

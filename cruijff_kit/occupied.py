@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import checkpoint, paths, slurm, workspace
+from cruijff_kit.launches import find, open_launches
 from cruijff_kit.plan import Plan
 from cruijff_kit.sweep import Run
 
@@ -53,8 +54,6 @@ def _queued(launches: Path) -> set[str]:
     """The runs whose training waits or runs on Slurm; none where no Slurm answers."""
     if not launches.is_dir():
         return set()
-    from hydra_plugins.staged_launcher._launches import find, open_launches
-
     there = open_launches(launches)
     try:
         found = find(there, slurm.queue()) if there else None
@@ -65,16 +64,17 @@ def _queued(launches: Path) -> set[str]:
 
 def _use(made: Plan, run: str) -> str | None:
     """What a run's number is in use for."""
-    if workspace.is_held(paths.training(made.experiment.folder, run)):
+    if workspace.is_held(paths.held(made.experiment.folder, "train", run)):
         return TRAINING
     results, scores = made.layout.run_results(run), made.layout.run_eval_results(run)
-    if any(not path.is_symlink() for path in _entries(results)) or any(_entries(scores)):
+    if any(not path.is_symlink() for path in _entries(results)) or _entries(scores):
         return "has the results"
     return None
 
 
 def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+    """What lies there beside the record of a stage, which may have failed before it wrote anything."""
+    return [path for path in folder.iterdir() if path.name != paths.RECORD] if folder.is_dir() else []
 
 
 def _trained_as_another(made: Plan, run: Run) -> bool:

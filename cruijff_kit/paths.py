@@ -10,6 +10,7 @@ from cruijff_kit.experiment import Experiment
 
 BASELINE = "base"
 HIDDEN = ".cruijff-kit"
+RECORD = "record.json"
 
 
 def conf_dir() -> Path:
@@ -28,9 +29,9 @@ def run_number(run: str) -> int:
     return int(run.removeprefix("run_"))
 
 
-def training(folder: Path, run: str) -> Path:
-    """What a training of the run holds while it writes results; `folder` is the experiment's."""
-    return folder / HIDDEN / "training" / run
+def held(folder: Path, stage: str, run: str) -> Path:
+    """What a stage of the run holds while it writes results; `folder` is the experiment's."""
+    return folder / HIDDEN / {"train": "training", "eval": "evaluation"}[stage] / run
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Layout:
 
     def run_eval_results(self, run: str) -> Path:
         return self.eval_results / run
+
+    def record(self, stage: str, run: str) -> Path:
+        """What a stage of the run leaves of how far it came: see records."""
+        return (self.run_results(run) if stage == "train" else self.run_eval_results(run)) / RECORD
 
     def relative(self, path: Path) -> str:
         """`path` as a user in the experiment's folder would type it."""

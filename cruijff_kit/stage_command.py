@@ -21,6 +21,26 @@ LOOK_EVERY_S = 1.0
 GRACE_S = 3.0  # for the command to clean up, before it is killed
 
 
+class CommandFailed(CruijffKitError):
+    """A command ended otherwise than with 0; `exit_code` is below 0 for the signal that killed it."""
+
+    def __init__(self, program: str, exit_code: int, last: str) -> None:
+        how = f"exited with {exit_code}: {last}" if exit_code > 0 else f"was killed by {_signal_name(-exit_code)}{_guess(-exit_code)}"
+        super().__init__(f"{program} {how}")
+        self.exit_code = exit_code
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"
+
+
+def _guess(number: int) -> str:
+    return " (out of memory?)" if number == signal.SIGKILL else ""
+
+
 def run(
     command: Sequence[str],
     folder: Path,
@@ -34,7 +54,7 @@ def run(
         look: called again and again meanwhile; what it raises ends the command, and TakenOver kills it at once.
 
     Raises:
-        CruijffKitError: it did not exit with 0; the text ends in the last line of its stderr.
+        CommandFailed: it did not exit with 0; the text ends in the last line of its stderr.
     """
     family = Family((environment or {}).get(MARK))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -51,7 +71,7 @@ def run(
         raise
     if process.returncode != 0:
         family.end(GRACE_S)
-        raise CruijffKitError(f"{command[0]} exited with {process.returncode}: {last_line(tail)}")
+        raise CommandFailed(command[0], process.returncode, last_line(tail))
 
 
 @contextmanager

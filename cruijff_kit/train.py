@@ -73,25 +73,13 @@ class Training:
         return None if checkpoint.differences(*there) or checkpoint.other_model(*there) else state
 
 
-def train(training: Training) -> None:
-    """Trains, unless that was done; goes on from the last finished epoch, and moves aside what it cannot go on from.
+def train(training: Training, owner: ownership.Ownership) -> None:
+    """Trains; goes on from the last finished epoch, and moves aside what it cannot go on from.
 
     Raises:
         CruijffKitError: its data cannot be trained on, the command failed, it ended well without the
             checkpoint that it should have written, or another copy of this training took over.
     """
-    if int(os.environ.get("SLURM_PROCID") or 0) > 0:  # of several nodes the first one looks after the folder
-        if training.fault() is not None:
-            stage_command.run(training.command, training.folder)
-        return
-    with ownership.owned(paths.training(training.folder, training.run)) as owner:
-        _train(training, owner)
-
-
-def _train(training: Training, owner: ownership.Ownership) -> None:
-    if training.fault() is None:
-        print(f"{training.run} is trained already: {training.model}", flush=True)
-        return
     for fault in training_checks.data_faults(torchtune_catalog.read_config(training.train_config)):
         if fault.level == "error":
             raise CruijffKitError(fault.what)
@@ -128,7 +116,8 @@ def _resumable(command: Sequence[str]) -> tuple[list[str], bool]:
 def _left(training: Training) -> list[Path]:
     """What lies in the results, other than links to the base weights; what a link to another disk holds as well."""
     results, checkpoints = training.results, training.checkpoints
-    left = [path for path in results.iterdir() if not path.is_symlink()] if results.is_dir() else []
+    there = results.iterdir() if results.is_dir() else ()
+    left = [path for path in there if not path.is_symlink() and path.name != paths.RECORD]
     if checkpoints.is_dir() and not any(checkpoints.is_relative_to(path) for path in left):
         epochs = [path for path in checkpoints.iterdir() if path.name.startswith(("epoch_", resume.STATE))]
         left += [path for path in epochs if path not in left]

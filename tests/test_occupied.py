@@ -141,7 +141,7 @@ def test_results_without_a_mapping_are_known_by_torchtunes_copy_of_their_config(
 
 def test_a_number_that_is_being_trained_is_not_given_to_another_run(folder):
     program = "import sys; from cruijff_kit import workspace, paths; from pathlib import Path\n"
-    program += "with workspace.locked(paths.training(Path(sys.argv[1]), 'run_001')): print(flush=True); sys.stdin.read()"
+    program += "with workspace.locked(paths.held(Path(sys.argv[1]), 'train', 'run_001')): print(flush=True); sys.stdin.read()"
     edit(folder, variables={"lora_rank": [2, 8]})
     with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
         training.stdout.readline()
@@ -154,7 +154,7 @@ def test_a_number_that_is_being_trained_is_not_given_to_another_run(folder):
 
 def test_a_number_in_training_is_nobody_elses_though_its_point_was_removed_before(folder):
     program = "import sys; from cruijff_kit import workspace, paths; from pathlib import Path\n"
-    program += "with workspace.locked(paths.training(Path(sys.argv[1]), 'run_001')): print(flush=True); sys.stdin.read()"
+    program += "with workspace.locked(paths.held(Path(sys.argv[1]), 'train', 'run_001')): print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
         training.stdout.readline()
         edit(folder, variables={"lora_rank": [2]})

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
-from cruijff_kit import checkpoint, ownership, paths, resume, train
+from cruijff_kit import checkpoint, ownership, paths, records, resume, train
+from cruijff_kit import stage as stage_module
 from cruijff_kit.process_family import Family
 from tests.recipe_server import RecipeServer
 from tests.tiny_llama import tiny_base_config, write_tiny_data
@@ -221,11 +224,13 @@ def test_by_hand_our_recipe_says_that_there_is_nothing_to_go_on_from(server: Rec
 PROGRAM = """
 import sys
 from pathlib import Path
-from cruijff_kit.train import Training, train
-folder, model = map(Path, sys.argv[1:])
-config = folder / "train_000.yaml"
-command = ["tune", "run", "lora_finetune_single_device", "--config", str(config)]
-train(Training("run_000", command, config, folder / "results/run_000", model, folder))
+from omegaconf import OmegaConf
+from cruijff_kit import inputs, stage
+folder = Path(sys.argv[1])
+command = ["tune", "run", "lora_finetune_single_device", "--config", str(folder / "train_000.yaml")]
+read = {"recorded": str(inputs.record({"nothing": []}, folder)), "train": "nothing"}
+config = {"experiment_dir": str(folder), "run": "run_000", "identity": "abc", "commands": {"train": command}, "inputs": read, "git": None}
+stage.run(OmegaConf.create({**config, "records": {"train": str(folder / "results/run_000/record.json")}}), "train")
 """
 
 
@@ -234,7 +239,7 @@ class Stage:
 
     def __init__(self, run: Experiment) -> None:
         self._run = run
-        self._command = [sys.executable, "-c", PROGRAM, str(run.folder), str(run.training.model)]
+        self._command = [sys.executable, "-c", PROGRAM, str(run.folder)]
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
         one_thread = {"OMP_NUM_THREADS": "1"}  # as the recipe server has: the order of sums depends on it
@@ -242,7 +247,7 @@ class Stage:
         return subprocess.Popen(self._command, env=whole, cwd=self._run.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def owner(self) -> ownership.Owner | None:
-        return ownership.read(paths.training(self._run.folder, "run_000") / ownership.FILE)
+        return ownership.read(paths.held(self._run.folder, "train", "run_000") / ownership.FILE)
 
     def wait_for_an_epoch(self, process: subprocess.Popen[str]) -> None:
         while not (self._run.training.checkpoints / resume.STATE / resume.MARK).exists():
@@ -270,6 +275,9 @@ def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(stag
     assert again.returncode == 0, errors
     assert f"run_000 train: tune run {train.RESUMABLE[LORA]} --config {run.config} resume_from_checkpoint=True" in said.splitlines()
     assert contents(run.training.model) == whole
+    record = records.read(run.training.results / paths.RECORD)
+    assert (record.state, record.attempt, record.epochs) == ("done", 2, EPOCHS)
+    assert checkpoint.is_sealed(record.weights, run.training.results)
     assert train_stage.start().communicate()[0] == f"run_000 is trained already: {run.training.model}\n"
 
 
@@ -301,7 +309,9 @@ def test_of_several_nodes_only_the_first_looks_after_the_folder(tmp_path: Path, 
     results = tmp_path / "results/run_000"
     results.mkdir(parents=True)
     (results / "left").touch()
-    command = [sys.executable, "-c", "open('ran', 'w')", "--config", "train.yaml"]
-    train.train(train.Training("run_000", command, tmp_path / "train.yaml", results, results / "epoch_0", tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "results"]
+    train_config = {"output_dir": str(results), "checkpointer": {"output_dir": str(results)}, "epochs": 1}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(train_config))
+    command = [sys.executable, "-c", "open('ran', 'w')", "--config", str(tmp_path / "train.yaml")]
+    stage_module.run(OmegaConf.create({"experiment_dir": str(tmp_path), "run": "run_000", "commands": {"train": command}}), "train")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ran", "results", "train.yaml"]
     assert (results / "left").exists()

@@ -3,8 +3,9 @@
 import shlex
 from typing import List, Mapping, Optional, Sequence
 
+from cruijff_kit.launches import Slot
+
 from ._slurm_arrays import Array
-from ._slurm_results import Slot
 from ._works import Part, State
 
 

@@ -9,10 +9,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
+from cruijff_kit.launches import Key
+
 from ._stages import Stage
 from ._works import Part, State, Work
 
-Key = Tuple[Optional[str], str]  # a stage, and what tells its work from any other
 Resources = Callable[[Work, Stage], Dict[str, Any]]
 
 

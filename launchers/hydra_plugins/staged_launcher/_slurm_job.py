@@ -12,9 +12,11 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from cruijff_kit import slurm
+from cruijff_kit.errors import Interrupted
+from cruijff_kit.launches import Slot
 
 from ._job import LeftForLater, run_frozen
-from ._slurm_results import Slot, result_of
+from ._slurm_results import result_of
 from ._stages import Stage, stage_config
 
 
@@ -51,7 +53,7 @@ class RestartedTooOften(RuntimeError):
     """A stage was preempted, lost its node or ran out of time once more than it may be."""
 
 
-class Ended(RuntimeError):
+class Ended(Interrupted, RuntimeError):
     """Slurm, or srun, told the job to end."""
 
 

@@ -11,12 +11,13 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from cruijff_kit import slurm
+from cruijff_kit.launches import (
+    Key, Launch, SentArray, Slot, close_old, deliver, find, new_launch, open_launches, reopen, submission_lock, take_back,
+)  # fmt: skip
 
 from ._accepted import print_accepted
 from ._job import freeze_context
-from ._launches import Launch, Record, close_old, deliver, find, new_launch, open_launches, record, reopen, submission_lock, take_back
-from ._slurm_arrays import Array, Key, Place, plan_arrays
-from ._slurm_results import Slot
+from ._slurm_arrays import Array, Place, plan_arrays
 from ._slurm_submit import Freezer, check_folder, check_options, processes, send, test_only, write_array, write_script
 from ._stages import Stage
 from ._takeover import take_over
@@ -115,12 +116,12 @@ class SlurmRun:
                 self._slots[part] = records[id(place.array)].slot(place.index)
         return launch
 
-    def _record(self, launch: Launch, array: Array) -> Record:
+    def _record(self, launch: Launch, array: Array) -> SentArray:
         parts = {index: work.parts[array.stage.name] for index, work in array.works.items()}
         keys = {index: self._keys[id(part)][1] for index, part in parts.items()}
-        return record(launch, array, keys, processes(array.resources))
+        return launch.add(array.name, array.stage.name, keys, processes(array.resources))
 
-    def _send_all(self, launch: Launch, arrays: List[Array], records: Dict[int, Record], lock: int) -> None:
+    def _send_all(self, launch: Launch, arrays: List[Array], records: Dict[int, SentArray], lock: int) -> None:
         """One sbatch an array; where one is refused, those before it are taken back."""
         try:
             for array in arrays:

@@ -13,10 +13,10 @@ from submitit.core.utils import DelayedSubmission
 from cruijff_kit import slurm
 from cruijff_kit.batch_script import additional_parameters, setup_lines
 from cruijff_kit.errors import closest
+from cruijff_kit.launches import Launch, SentArray
 from cruijff_kit.slurm_output import ranges
 
 from ._job import absolute_sys_path
-from ._launches import Launch, Record
 from ._slurm_arrays import Array
 from ._slurm_job import ArrayStage
 from ._works import Work
@@ -77,13 +77,13 @@ def _pickled(config: DictConfig) -> bytes:
     return cloudpickle.dumps(config)
 
 
-def write_array(array: Array, record: Record, job: ArrayStage) -> None:
+def write_array(array: Array, record: SentArray, job: ArrayStage) -> None:
     """Write the pickle that all tasks of the array load, into the folder of its script and logs."""
     record.folder.mkdir()
     DelayedSubmission(job).dump(record.folder / "array.pkl")
 
 
-def write_script(array: Array, record: Record, name: str, drop: bool) -> Path:
+def write_script(array: Array, record: SentArray, name: str, drop: bool) -> Path:
     """Write the sbatch script of an array; `drop` ends a task of which what it waits for has failed."""
     executor = _Script(record.folder)
     executor.update_parameters(**executor._convert_parameters(_parameters(array, record, name, drop)))
@@ -93,7 +93,7 @@ def write_script(array: Array, record: Record, name: str, drop: bool) -> Path:
     return path
 
 
-def _parameters(array: Array, record: Record, name: str, drop: bool) -> Dict[str, Any]:
+def _parameters(array: Array, record: SentArray, name: str, drop: bool) -> Dict[str, Any]:
     """submitit's parameters: the stage's resources, and what makes it this array."""
     given = {key: array.resources[key] for key in SLURM_OPTIONS if array.resources.get(key) is not None}
     limit = given.pop("array_parallelism", None)
@@ -173,7 +173,7 @@ def send(script: Path, lock: int) -> int:
 
 def test_only(array: Array) -> None:
     """Ask Slurm whether it would take a job with these resources; raises with its words if not."""
-    record = Record(Path("/"), array.stage.name, "", None, 1, {})
+    record = SentArray(Path("/"), array.stage.name, "", None, 1, {})
     executor = _Script(Path("/"))
     executor.update_parameters(**executor._convert_parameters(_parameters(array, record, "test", False)))
     options = [word for flag in _flags(executor.text()) for word in shlex.split(flag)]

@@ -12,10 +12,10 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from submitit.core.utils import UncompletedJobError
 
 from cruijff_kit import slurm
+from cruijff_kit.launches import NEVER, Slot
 
 from ._display import PlainDisplay
-from ._launches import NEVER
-from ._slurm_results import Slot, has_ended, result_of
+from ._slurm_results import result_of
 from ._works import Part, State, Work, end
 
 # A result may show here some seconds after its task left Slurm's queue: network file systems are slow to tell.
@@ -63,7 +63,7 @@ class Follower:
             self._asked_s, self._silent = time.monotonic(), False
 
     def _look_at(self, work: Work, part: Part, slot: Slot, display: PlainDisplay) -> None:
-        how = result_of(slot) if has_ended(slot) else None
+        how = result_of(slot) if slot.has_ended else None
         task = self._queue.get((slot.job, slot.index))
         if how and _may_begin_again(task, how) and task.state != "COMPLETING" and not self._asked_just_now():
             self._ask()  # it has ended since, or is to start again

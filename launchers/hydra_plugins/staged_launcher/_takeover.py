@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Sequence
 
-from ._launches import Found
-from ._slurm_arrays import Key
-from ._slurm_results import Slot, result_of
+from cruijff_kit.launches import Found, Key, Slot
+
+from ._slurm_results import result_of
 from ._works import Part, State, Work
 
 

@@ -5,6 +5,8 @@ it. One that was killed anywhere between is completed by the next: it finds the 
 their comment, or by the files that they left.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json
@@ -12,28 +14,63 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import AbstractSet, Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from cruijff_kit import atomic, slurm
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.slurm_output import Task
 
-from ._slurm_arrays import Array, Key
-from ._slurm_results import Slot, has_ended
-
+FILE = "launch.json"
 NEVER = "DependencyNeverSatisfied"
+
+Key = tuple[str | None, str]  # a stage, and what tells its work from any other
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A task of an array that Slurm has accepted; srun starts so many `processes` of it."""
+
+    folder: str
+    job: int
+    index: int
+    processes: int = 1
+
+    def __str__(self) -> str:
+        """Slurm's name of it."""
+        return f"{self.job}_{self.index}"
+
+    @property
+    def log(self) -> Path:
+        """What its first process prints, and the script around all of them."""
+        return Path(self.folder) / f"{self}_0_log.out"
+
+    @property
+    def result_files(self) -> list[Path]:
+        """Where each process leaves its result when it ends (submitit 1.5, JobPaths)."""
+        return [Path(self.folder) / f"{self}_{number}_result.pkl" for number in range(self.processes)]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every process has left a result, good or bad."""
+        return all(path.exists() for path in self.result_files)
+
+
+class UnreadableLaunch(CruijffKitError):
+    """A launch's own file was cut off, or is of another version."""
 
 
 @dataclass
-class Record:
+class SentArray:
     """One array of a launch as it is on disk; `tasks` holds the key of each index."""
 
     folder: Path
-    stage: Optional[str]
+    stage: str | None
     token: str
-    job: Optional[int]
+    job: int | None
     processes: int
-    tasks: Dict[int, str]
+    tasks: dict[int, str]
 
     def slot(self, index: int) -> Slot:
         """The task at an index, once Slurm has accepted the array."""
@@ -48,7 +85,7 @@ class Launch:
     besides: who asks for the same again then wants it done again.
     """
 
-    def __init__(self, folder: Path, records: List[Record], delivered: bool = False, closed: bool = False) -> None:
+    def __init__(self, folder: Path, records: list[SentArray], delivered: bool = False, closed: bool = False) -> None:
         self.folder, self.records, self.delivered, self.closed = folder, records, delivered, closed
 
     def save(self) -> None:
@@ -58,23 +95,38 @@ class Launch:
             for r in self.records
         ]
         values = {"delivered": self.delivered, "closed": self.closed, "arrays": arrays}
-        atomic.write_json(self.folder / "launch.json", values)
+        atomic.write_json(self.folder / FILE, values)
+
+    def add(self, name: str, stage: str | None, keys: Mapping[int, str], processes: int) -> SentArray:
+        """Note an array that is about to be sent; `keys` are those of its indices."""
+        made = SentArray(self.folder / name, stage, uuid.uuid4().hex, None, processes, dict(keys))
+        self.records.append(made)
+        return made
 
     @classmethod
-    def load(cls, folder: Path) -> Optional["Launch"]:
-        """The launch in a folder; None where it was killed before it had written down anything."""
+    def load(cls, folder: Path) -> Launch | None:
+        """The launch in a folder; None where it was killed before it had written down anything.
+
+        Raises:
+            UnreadableLaunch: what is there cannot be read.
+        """
         try:
-            values = json.loads((folder / "launch.json").read_text())
+            values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            records = [
+                SentArray(
+                    folder / a["name"], a["stage"], a["token"], a["job"], a["processes"],
+                    {int(index): key for index, key in a["tasks"].items()},
+                )
+                for a in values["arrays"]
+            ]  # fmt: skip
+            return cls(folder, records, values["delivered"], values["closed"])
         except FileNotFoundError:
             return None
-        records = [
-            Record(
-                folder / a["name"], a["stage"], a["token"], a["job"], a["processes"],
-                {int(index): key for index, key in a["tasks"].items()},
-            )
-            for a in values["arrays"]
-        ]  # fmt: skip
-        return cls(folder, records, values["delivered"], values["closed"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnreadableLaunch(
+                f"{folder / FILE} cannot be read ({type(error).__name__}: {error}), and says which jobs were sent\n"
+                "  once none of them is in Slurm's queue, move that folder away"
+            ) from None
 
 
 def new_launch(folder: Path) -> Launch:
@@ -86,17 +138,14 @@ def new_launch(folder: Path) -> Launch:
     return Launch(path, [])
 
 
-def record(launch: Launch, array: Array, keys: Mapping[int, str], processes: int) -> Record:
-    """Add an array that is about to be sent."""
-    made = Record(launch.folder / array.name, array.stage.name, uuid.uuid4().hex, None, processes, dict(keys))
-    launch.records.append(made)
-    return made
+def launch_folders(folder: Path) -> list[Path]:
+    """The folders of all launches, the latest first."""
+    return sorted((path for path in folder.glob("*_*") if path.is_dir()), reverse=True)
 
 
-def open_launches(folder: Path) -> List[Launch]:
+def open_launches(folder: Path) -> list[Launch]:
     """The launches that are not closed, the latest first."""
-    paths = sorted((path for path in folder.glob("*_*") if path.is_dir()), reverse=True)
-    loaded = [launch for launch in map(Launch.load, paths) if launch is not None]
+    loaded = [launch for launch in map(Launch.load, launch_folders(folder)) if launch is not None]
     return [launch for launch in loaded if not launch.closed]
 
 
@@ -105,12 +154,12 @@ class Found:
     """What earlier launches sent: tasks that Slurm still has; those that it has no more, well ended or not,
     of launches that are not over; and those that wait for ever."""
 
-    live: Dict[Key, Slot] = field(default_factory=dict)
-    over: Dict[Key, Slot] = field(default_factory=dict)
-    stuck: List[Slot] = field(default_factory=list)
+    live: dict[Key, Slot] = field(default_factory=dict)
+    over: dict[Key, Slot] = field(default_factory=dict)
+    stuck: list[Slot] = field(default_factory=list)
 
 
-def find(launches: Sequence[Launch], queue: Sequence[Any]) -> Found:
+def find(launches: Sequence[Launch], queue: Sequence[Task]) -> Found:
     """What is left of these launches, the latest first; `queue` are cruijff_kit.slurm.Tasks."""
     tasks = {(task.job, task.index): task for task in queue}
     found = Found()
@@ -123,28 +172,28 @@ def find(launches: Sequence[Launch], queue: Sequence[Any]) -> Found:
     return found
 
 
-def _sort_in(found: Found, key: Key, slot: Slot, task: Any) -> None:
+def _sort_in(found: Found, key: Key, slot: Slot, task: Task | None) -> None:
     """A later launch has the say over an earlier one, except where that one's task lives."""
     if task is not None and task.reason == NEVER:
         found.stuck.append(slot)
-    elif task is not None and not (task.state == "COMPLETING" and has_ended(slot)):
+    elif task is not None and not (task.state == "COMPLETING" and slot.has_ended):
         found.live.setdefault(key, slot)
         return
     found.over.setdefault(key, slot)
 
 
-def _job_of(array: Record, queue: Sequence[Any]) -> Optional[int]:
+def _job_of(array: SentArray, queue: Sequence[Task]) -> int | None:
     """The job of an array that was sent by a client that died before it wrote down the id."""
     listed = [task.job for task in queue if array.token in task.comment]
     named = (re.match(r"(\d+)_\d+_", path.name) for path in array.folder.glob("*_*"))
     return next(iter([*listed, *(int(match[1]) for match in named if match)]), None)
 
 
-def _in_queue(launch: Launch, jobs: Any) -> bool:
+def _in_queue(launch: Launch, jobs: Set[int]) -> bool:
     return any(array.job in jobs for array in launch.records)
 
 
-def close_old(launches: Sequence[Launch], queue: Sequence[Any]) -> List[Launch]:
+def close_old(launches: Sequence[Launch], queue: Sequence[Task]) -> list[Launch]:
     """Close the launches that were delivered and of which Slurm has nothing more; returns the others."""
     there = {task.job for task in queue}
     others = []
@@ -157,7 +206,7 @@ def close_old(launches: Sequence[Launch], queue: Sequence[Any]) -> List[Launch]:
     return others
 
 
-def deliver(launches: Sequence[Launch], keys: AbstractSet[Key]) -> None:
+def deliver(launches: Sequence[Launch], keys: Set[Key]) -> None:
     """Note that a command has done what was asked for with all of these stages, and so with each launch that has no other."""
     for launch in launches:
         of_launch = {(array.stage, text) for array in launch.records for text in array.tasks.values()}
@@ -166,7 +215,7 @@ def deliver(launches: Sequence[Launch], keys: AbstractSet[Key]) -> None:
             launch.save()
 
 
-def reopen(launches: Sequence[Launch], jobs: AbstractSet[int]) -> None:
+def reopen(launches: Sequence[Launch], jobs: Set[int]) -> None:
     """Note of earlier launches that the results of these jobs are waited for now: until then they are not delivered."""
     for launch in launches:
         if launch.delivered and _in_queue(launch, jobs):

@@ -1,0 +1,85 @@
+"""One stage of one run, where it runs: held against other copies, recorded, and done by a command that a user could type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cruijff_kit import checkpoint, distributed, evaluation_results, frozen, inputs, ownership, paths, provenance, records, stage_command
+from cruijff_kit.records import Record
+from cruijff_kit.torchtune_catalog import read_config
+from cruijff_kit.train import Training, train
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run(config: DictConfig, stage: str) -> float | None:
+    """Runs a stage as a prepared config has it; returns the objective of an evaluation, where one is set.
+
+    Raises:
+        CruijffKitError: it failed.
+    """
+    folder = Path(config.experiment_dir)
+    if "frozen" in config:
+        frozen.thaw(folder, config.frozen.files)
+    if int(os.environ.get("SLURM_PROCID") or 0) > 0:  # of several nodes the first one looks after the folder
+        training = _training(config)
+        if training.fault() is not None:
+            stage_command.run(training.command, folder)
+        return None
+    with ownership.owned(paths.held(folder, stage, config.run)) as owner:
+        if stage == "train":
+            _train(config, owner)
+            return None
+        with _recorded(config, stage, asked=list(config.commands.eval[2:])):
+            print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
+            stage_command.run(list(config.commands[stage]), folder, owner.environment, owner.check)
+    return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
+
+
+def _train(config: DictConfig, owner: ownership.Ownership) -> None:
+    training = _training(config)
+    if training.fault() is None:
+        print(f"{training.run} is trained already: {training.model}", flush=True)
+        return
+
+    def seal(record: Record) -> Record:
+        return replace(record, weights=checkpoint.seal(training.model, training.results))
+
+    with _recorded(config, "train", seal, epochs=read_config(training.train_config)["epochs"]):
+        train(training, owner)
+
+
+def _training(config: DictConfig) -> Training:
+    train_config = Path(config.commands.train[-1])
+    command = distributed.on_node(list(config.commands.train), os.environ)
+    return Training.of(config.run, command, train_config, read_config(train_config), Path(config.experiment_dir))
+
+
+@contextmanager
+def _recorded(config: DictConfig, stage: str, finish: Callable[[Record], Record] = lambda record: record, **known: Any) -> Iterator[None]:
+    """Keeps the stage's record, in which what it reads is as it was when this was sent, or it does not begin."""
+    path, owner = Path(config.records[stage]), ownership.Owner.here()
+    recorded, name = Path(config.inputs.recorded), config.inputs[stage]
+    known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "gpus": provenance.gpus(), "versions": provenance.versions()}
+    known |= {"git": config.git and dict(config.git), "inputs": inputs.digests(recorded, name)}
+    with records.kept(path, records.fresh(path, config.run, stage, config.identity, **known), finish):
+        if "frozen" in config:
+            inputs.check(recorded, name)
+        yield
+
+
+def _log() -> str | None:
+    """Where submitit has this job's output go; None outside of its jobs."""
+    import submitit
+
+    try:
+        return str(submitit.JobEnvironment().paths.stdout.absolute())
+    except RuntimeError:
+        return None
