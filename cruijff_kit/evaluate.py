@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, evaluation_results
+from cruijff_kit import checkpoint, evaluation_results, ownership, paths
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES, Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
@@ -42,6 +42,11 @@ def _evaluate(request: Request) -> int:
     trained_with = check_model(request)
     # before transformers is imported: without it every load asks the Hub, for a minute where there is no network
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)):
+        return _evaluate_in_folder(request, trained_with)
+
+
+def _evaluate_in_folder(request: Request, trained_with: Mapping[str, Any]) -> int:
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
     with contextlib.chdir(request.folder):
         return _evaluate_tasks(request, Weights.of(request, trained_with))

@@ -26,6 +26,7 @@ class Request:
     Args:
         model: folder of a Hugging Face model.
         train_config: the torchtune config that it must have been trained with; None for a base model.
+        words: what its command line changed.
     """
 
     run: str
@@ -40,6 +41,8 @@ class Request:
     limit: int | None
     params: Mapping[str, Any] = field(default_factory=dict)
     train_config: Path | None = None
+    script: Path | None = None
+    words: Sequence[str] = ()
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], script: Path) -> Request:
@@ -47,7 +50,7 @@ class Request:
         paths = {name: Path(arguments[name]) for name in ("model", "folder", "results_dir", "train_config") if name in arguments}
         if "train_config" in paths:
             paths["train_config"] = script.absolute().parent / paths["train_config"]
-        return cls(**{**arguments, **paths})
+        return cls(**{**arguments, **paths}, script=script.absolute())
 
     @classmethod
     def in_script(cls, script: Path) -> Request:
@@ -113,7 +116,17 @@ def override(request: Request, words: Sequence[str]) -> Request:
     generate = {**request.generate, **given.get("generate", {})}
     given["generate"] = {name: value for name, value in generate.items() if value is not None}
     _check_settings({name: value for name, value in given.items() if name in ("limit", "dtype", "generate")})
-    return replace(request, **given)
+    return replace(request, **given, words=tuple(words))
+
+
+def settings_of(words: Sequence[str]) -> list[str]:
+    """The words that are settings, and do not choose tasks."""
+    return [word for word in words if not word.startswith("tasks=")]
+
+
+def script_digest(script: Path) -> str:
+    """What tells one version of an evaluation script from another."""
+    return hashlib.sha256(script.read_bytes()).hexdigest()[:16]
 
 
 def _tasks(request: Request, names: Any) -> list[Mapping[str, Any]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import atomic, checkpoint, torchtune_catalog
+from cruijff_kit import atomic, checkpoint, inputs, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.evaluation_request import Request
+from cruijff_kit.evaluation_request import Request, script_digest, settings_of
 from cruijff_kit.identity import identity
+from cruijff_kit.paths import HIDDEN
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def summarise(request: Request, task: Mapping[str, Any], log: Any, digest: str, 
         "weights_stamp": dict(weights.stamp),
         "train_config": weights.train_config,
         "settings": request.settings(task),
+        "script": script_digest(request.script) if request.script else None,
+        "words": settings_of(request.words),
+        "data": inputs.data_digest(Path(task["file"]).parent, request.folder / HIDDEN),
         "digest": digest,
         "log": request.shown(Path(log.location.removeprefix("file://"))),
     }

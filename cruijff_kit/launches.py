@@ -165,7 +165,7 @@ def find(launches: Sequence[Launch], queue: Sequence[Task]) -> Found:
     found = Found()
     for launch in launches:
         for array in launch.records:
-            array.job = array.job or _job_of(array, queue)
+            array.job = array.job or job_of(array, queue)
         for array in launch.records:
             for index, text in array.tasks.items() if array.job is not None else ():
                 _sort_in(found, (array.stage, text), array.slot(index), tasks.get((array.job, index)))
@@ -182,7 +182,7 @@ def _sort_in(found: Found, key: Key, slot: Slot, task: Task | None) -> None:
     found.over.setdefault(key, slot)
 
 
-def _job_of(array: SentArray, queue: Sequence[Task]) -> int | None:
+def job_of(array: SentArray, queue: Sequence[Task]) -> int | None:
     """The job of an array that was sent by a client that died before it wrote down the id."""
     listed = [task.job for task in queue if array.token in task.comment]
     named = (re.match(r"(\d+)_\d+_", path.name) for path in array.folder.glob("*_*"))
@@ -227,7 +227,7 @@ def take_back(launch: Launch) -> str:
     """Cancel what Slurm has accepted of a launch, also where its answer did not come; says what came of that."""
     try:
         queue = slurm.queue()
-        jobs = {str(array.job or _job_of(array, queue) or "") for array in launch.records} - {""}
+        jobs = {str(array.job or job_of(array, queue) or "") for array in launch.records} - {""}
         slurm.cancel(sorted(jobs))
     except slurm.SlurmError:
         return "some of it may have been submitted: the same command again, when Slurm answers, completes it"

@@ -166,6 +166,16 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
             ownership.release()
 
 
+@contextmanager
+def owned_or_inherited(folder: Path) -> Iterator[None]:
+    """As owned, unless the process that started this one holds the folder for it."""
+    if os.environ.get(ENVIRONMENT, "").partition(" ")[2] == str(folder / FILE):
+        yield
+        return
+    with owned(folder):
+        yield
+
+
 def check_environment() -> None:
     """Raises TakenOver if the training that started this process has lost its folder; nothing if none did."""
     token, _, path = os.environ.get(ENVIRONMENT, "").partition(" ")

@@ -1,0 +1,140 @@
+"""Which jobs of Slurm's are an experiment's, and which stage of which run each is of.
+
+From the experiment's own launches, and from the arrays in scripts/ that a user submitted by hand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cruijff_kit import slurm
+from cruijff_kit.launches import Launch, Slot, UnreadableLaunch, job_of, launch_folders
+from cruijff_kit.paths import Layout, run_number
+from cruijff_kit.slurm_output import Ended, Jobs, Task
+
+SLURM_S = 15.0  # for an answer: status has other witnesses
+STAGES = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A task of an array that a launch sent.
+
+    Args:
+        identity: of the run, or `base`.
+        sent_s: when, in seconds since the epoch.
+        token: what the job's comment holds.
+    """
+
+    run: str
+    stage: str
+    identity: str
+    slot: Slot
+    sent_s: float
+    token: str
+
+
+@dataclass
+class SweepJobs:
+    """What Slurm knows of an experiment.
+
+    Args:
+        sent: all that launches sent, the latest first.
+        live: the tasks of the experiment that wait or run, by run and stage; those of scripts/ too.
+        ended: how tasks ended, by job and index.
+        fault: why Slurm could not be asked, if it could not.
+        unreadable: launches of which nobody can tell what they sent.
+    """
+
+    sent: list[Sent]
+    live: dict[tuple[str, str], Task] = field(default_factory=dict)
+    ended: dict[tuple[int, int | None], Ended] = field(default_factory=dict)
+    fault: str | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+    def latest(self) -> dict[tuple[str, str, str], Sent]:
+        """By run, stage and identity the task that has the say: one that lives, or else the latest."""
+        found: dict[tuple[str, str, str], Sent] = {}
+        for each in self.sent:
+            key = (each.run, each.stage, each.identity)
+            if key not in found or self.is_live(each) and not self.is_live(found[key]):
+                found[key] = each
+        return found
+
+    def is_live(self, sent: Sent) -> bool:
+        task = self.live.get((sent.run, sent.stage))
+        return task is not None and (task.job, task.index) == (sent.slot.job, sent.slot.index)
+
+    def ask_how_ended(self, sent: Iterable[Sent]) -> None:
+        """Asks the accounting, in one call, how these tasks ended: the controller forgets them soon."""
+        unknown = {each.slot.job for each in sent if (each.slot.job, each.slot.index) not in self.ended}
+        if unknown and self.fault is None:
+            try:
+                self.ended = {**slurm.ended(unknown, SLURM_S), **self.ended}
+            except slurm.SlurmError as error:
+                self.fault = str(error)
+
+
+def look(layout: Layout) -> SweepJobs:
+    """What the launches say, and in one call what squeue says of it."""
+    launches, unreadable = _launches(layout.launches)
+    jobs, fault = Jobs([], {}), None
+    try:
+        jobs = slurm.jobs(SLURM_S) if launches or slurm.is_here() else jobs
+    except slurm.SlurmError as error:
+        fault = str(error)
+    sent = [each for launch in launches for each in _sent(launch, jobs.live)]
+    found = SweepJobs(sent, ended=jobs.ended, fault=fault, unreadable=unreadable)
+    found.live = {**dict(_by_hand(layout, jobs.live)), **dict(_of_launches(sent, jobs.live))}
+    return found
+
+
+def _launches(folder: Path) -> tuple[list[Launch], list[str]]:
+    launches, unreadable = [], []
+    for each in launch_folders(folder) if folder.is_dir() else ():
+        try:
+            launch = Launch.load(each)
+        except UnreadableLaunch as error:
+            unreadable.append(str(error))
+        else:
+            launches += [launch] if launch else []
+    return launches, unreadable
+
+
+def _sent(launch: Launch, live: list[Task]) -> Iterator[Sent]:
+    moment = time.mktime(time.strptime(launch.folder.name[:19], "%Y-%m-%d_%H-%M-%S"))
+    for array in launch.records:
+        array.job = array.job or job_of(array, live)
+        for index, key in array.tasks.items() if array.job is not None else ():
+            run, identity, *_ = [*key.split(), ""]
+            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), moment, array.token)
+
+
+def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[tuple[str, str], Task]]:
+    """The tasks that are what a launch sent: job ids come again, and a copied folder names the jobs of its original."""
+    places = {(each.slot.job, each.slot.index): each for each in sent}
+    for task in live:
+        each = places.get((task.job, task.index))
+        if each is not None and each.token in task.comment and _is_script(task, Path(each.slot.folder) / "submission.sh"):
+            yield (each.run, each.stage), task
+
+
+def _by_hand(layout: Layout, live: list[Task]) -> Iterator[tuple[tuple[str, str], Task]]:
+    """The tasks of `sbatch scripts/train_sweep.sh`: the index is the run's number."""
+    for stage in STAGES:
+        script = layout.script(stage)
+        names = {run_number(path.stem.split("_")[-1]): f"run_{path.stem.split('_')[-1]}" for path in layout.configs.glob("train_*.yaml")}
+        for task in live:
+            if task.index in names and _is_script(task, script):
+                yield (names[task.index], stage), task
+
+
+def _is_script(task: Task, script: Path) -> bool:
+    """Whether the task is of this very file, under whatever name; a command's words after the script do not count."""
+    try:
+        return task.command.startswith(str(script)) or Path(task.command).samefile(script)
+    except OSError:
+        return False

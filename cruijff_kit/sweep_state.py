@@ -1,0 +1,184 @@
+"""How far every run of an experiment is: from its files and records, and in two calls at most from Slurm. Writes nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import checkpoint, paths, records, run_mapping, sweep_jobs, workspace
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.evaluation_state import Evaluations
+from cruijff_kit.experiment import FILE_NAME, Experiment, read
+from cruijff_kit.paths import BASELINE, Layout
+from cruijff_kit.records import Record
+from cruijff_kit.stage_state import DONE, OVER_BADLY, WAITING, StageState, Witnesses, judge
+from cruijff_kit.sweep_jobs import SweepJobs
+from cruijff_kit.torchtune_catalog import read_config
+from cruijff_kit.train import Training
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run.
+
+    Args:
+        identity: `base` for the untouched model.
+        train: None for the untouched model.
+        eval: None where nothing is evaluated.
+        unsettled: the tasks without a result of what the folder holds now, and why.
+        weights_removed: it was trained, and somebody removed its weights since.
+    """
+
+    run: str
+    params: Mapping[str, Any]
+    identity: str
+    train: StageState | None
+    eval: StageState | None
+    unsettled: Mapping[str, str] = field(default_factory=dict)
+    weights_removed: bool = False
+
+    @property
+    def stages(self) -> dict[str, StageState]:
+        return {name: state for name, state in (("train", self.train), ("eval", self.eval)) if state is not None}
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """An experiment.
+
+    Args:
+        notes: what the reader should know of how this was found out.
+    """
+
+    experiment: Experiment
+    layout: Layout
+    runs: list[RunState]
+    jobs: SweepJobs
+    notes: list[str]
+
+    def run(self, name: str) -> RunState | None:
+        return next((each for each in self.runs if each.run == name), None)
+
+
+def look(folder: Path) -> SweepState:
+    """The state of the experiment in `folder`.
+
+    Raises:
+        ExperimentError: experiment.yaml or run_mapping.yaml cannot be read.
+        CruijffKitError: nothing was generated yet.
+    """
+    experiment, problems = read(folder)
+    layout = Layout.of(experiment)
+    mapping = run_mapping.read(layout)
+    if mapping is None:
+        raise CruijffKitError(f"nothing was generated in {folder}: cruijff-kit generate {folder}")
+    jobs = sweep_jobs.look(layout)
+    runs = [(row.id, row.params, row.identity) for row in mapping.rows if not row.retired]
+    if experiment.spec.evaluation.enabled and experiment.spec.evaluation.baseline:
+        runs.insert(0, (BASELINE, {}, BASELINE))
+    observer = _Observer(experiment, layout, jobs)
+    states = [observer.run(*each) for each in runs]
+    if unclear := list(observer.unclear(states)):
+        jobs.ask_how_ended(unclear)
+        states = [observer.run(each.run, each.params, each.identity) if _any_over(each) else each for each in states]
+    return SweepState(experiment, layout, states, jobs, list(_notes(experiment, mapping, jobs, len(problems))))
+
+
+def _any_over(run: RunState) -> bool:
+    return any(state.state in OVER_BADLY for state in run.stages.values())
+
+
+def _notes(experiment: Experiment, mapping: run_mapping.RunMapping, jobs: SweepJobs, faults: int) -> Iterator[str]:
+    if jobs.fault is not None:
+        yield f"Slurm could not be asked, so this is from records and files alone: {jobs.fault}"
+    yield from jobs.unreadable
+    if mapping.experiment_dir != str(experiment.folder):
+        yield f"this folder was moved or copied from {mapping.experiment_dir}: cruijff-kit generate --force"
+    if faults:
+        yield f"{FILE_NAME} has {faults} fault{'s' if faults > 1 else ''} now: cruijff-kit check says which"
+
+
+class _Observer:
+    """Looks at one run after the other; what many share is looked at once."""
+
+    def __init__(self, experiment: Experiment, layout: Layout, jobs: SweepJobs) -> None:
+        self._layout, self._jobs, self._host = layout, jobs, socket.gethostname()
+        self._experiment = experiment
+        self._evaluations = Evaluations(experiment, layout)
+
+    @cached_property
+    def _latest(self) -> dict[tuple[str, str, str], sweep_jobs.Sent]:
+        return self._jobs.latest()
+
+    def run(self, run: str, params: Mapping[str, Any], identity: str) -> RunState:
+        removed, train = False, None
+        if run != BASELINE:
+            seen = self._witnesses(run, "train", identity)
+            removed = self._is_removed(run, seen.record)
+            train = judge(seen, lambda: removed or self._is_trained(run, seen.record), lambda: "its weights are not those that it ended with")
+        if not self._experiment.spec.evaluation.enabled:
+            return RunState(run, params, identity, train, None, weights_removed=removed)
+        unsettled = self._evaluations.unsettled(run, None if run == BASELINE else identity)
+        seen = self._witnesses(run, "eval", identity)
+        evaluated = judge(seen, lambda: not unsettled, lambda: "; ".join(f"{task}: {why}" for task, why in unsettled.items()))
+        return RunState(run, params, identity, train, evaluated, unsettled, removed)
+
+    def unclear(self, runs: Sequence[RunState]) -> Iterator[sweep_jobs.Sent]:
+        """The tasks of which only the accounting may know how they ended."""
+        for each in runs:
+            for stage, state in each.stages.items():
+                sent = self._latest.get((each.run, stage, each.identity))
+                if sent is not None and state.state in OVER_BADLY and state.job == str(sent.slot):
+                    yield sent
+
+    def _witnesses(self, run: str, stage: str, identity: str) -> Witnesses:
+        record = records.read(self._layout.record(stage, run))
+        if record is not None and record.config != identity:
+            record = None
+        sent, task = self._latest.get((run, stage, identity)), self._jobs.live.get((run, stage))
+        if sent is None or task is None or (task.job, task.index) != (sent.slot.job, sent.slot.index):
+            task = task if sent is None or self._is_by_hand(task) else None
+        return Witnesses(
+            record=record,
+            slot=sent.slot if sent else None,
+            sent_s=sent.sent_s if sent else 0.0,
+            task=task,
+            ended=self._jobs.ended.get((sent.slot.job, sent.slot.index)) if sent else None,
+            held=workspace.is_held(paths.held(self._layout.folder, stage, run)),
+            here=record is None or record.host == self._host,
+            slurm=self._jobs.fault is None,
+        )
+
+    def _is_by_hand(self, task: Any) -> bool:
+        return task is not None and all((each.slot.job, each.slot.index) != (task.job, task.index) for each in self._jobs.sent)
+
+    def _is_removed(self, run: str, record: Record | None) -> bool:
+        if record is None or record.state != records.DONE or not record.weights:
+            return False
+        return not (self._layout.run_results(run) / str(record.weights.get("model"))).exists()
+
+    def _is_trained(self, run: str, record: Record | None) -> bool:
+        results = self._layout.run_results(run)
+        if record is not None and record.state == records.DONE and record.weights and checkpoint.is_sealed(record.weights, results):
+            return True
+        return _is_trained(self._layout, run)
+
+
+def _is_trained(layout: Layout, run: str) -> bool:
+    """By a look at all of it: of what was trained by hand, and what was copied, no record tells."""
+    results, train_config = layout.run_results(run), layout.train_config(run)
+    if not results.is_dir() or not train_config.is_file():
+        return False
+    try:
+        return Training.of(run, (), train_config, read_config(train_config), layout.folder).fault() is None
+    except (OSError, CruijffKitError):
+        return False
+
+
+def failed_runs(runs: Iterable[RunState]) -> list[RunState]:
+    """Those of which a stage failed, was cancelled or is lost, and is not done since."""
+    return [run for run in runs if _any_over(run)]
