@@ -1,4 +1,4 @@
-"""The processes of jobs on one node of a private Slurm, all of whose nodes are this machine."""
+"""The processes of jobs of a private Slurm, all of whose nodes are this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,26 @@ def kill_jobs(node: str, slurm_conf: Path) -> None:
 
     Each slurmstepd dies before what it watches, or it would report to the controller how that ended.
     """
-    marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={slurm_conf}".encode()}
-    while found := {process for process in _processes() if marks <= _environment(process)}:
+    while found := set(_marked(slurm_conf, SLURMD_NODENAME=node)):
         parents = {_parent(process) for process in found} - found
         for process in [*(parent for parent in parents if _name(parent) == "slurmstepd"), *found]:
             _kill(process)
+
+
+def hang_training(task: str, slurm_conf: Path) -> None:
+    """Stops the `tune run` of a task, named `12_3`, as one that waits for its file system: it ends when it is made to."""
+    job, _, index = task.partition("_")
+    found = list(_marked(slurm_conf, SLURM_ARRAY_JOB_ID=job, SLURM_ARRAY_TASK_ID=index))
+    trainings = [process for process in found if b"/tune\0run\0" in _read(process, "cmdline")]
+    assert trainings, f"no training among the processes of {task}: {found}"
+    for process in trainings:
+        os.kill(process, signal.SIGSTOP)
+
+
+def _marked(slurm_conf: Path, **variables: str) -> Iterator[int]:
+    """Those of jobs of that Slurm that have these variables in their environment."""
+    marks = {f"{name}={value}".encode() for name, value in {**variables, "SLURM_CONF": str(slurm_conf)}.items()}
+    return (process for process in _processes() if marks <= _environment(process))
 
 
 def _processes() -> Iterator[int]:
