@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.slurm_output import (
-    QUEUE, Association, Ended, Limits, Task, parse_associations, parse_ended, parse_limits, parse_queue,
+    QUEUE, Association, Ended, Jobs, Limits, Task, parse_associations, parse_ended, parse_jobs, parse_limits,
 )  # fmt: skip
 
 TIMEOUT_S = 30.0
@@ -129,7 +129,16 @@ def _without_prefix(program: str, text: str) -> str:
 
 def queue() -> list[Task]:
     """My tasks that wait, run or are about to end; those of an array one by one."""
-    return parse_queue(call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={QUEUE}"]))
+    return _mine().live
+
+
+def jobs() -> Jobs:
+    """Those of queue(), and those of mine that ended a short while ago; in one call."""
+    return _mine("--states=all")
+
+
+def _mine(*words: str) -> Jobs:
+    return parse_jobs(call(["squeue", "--noheader", f"--user={os.getuid()}", *words, f"--Format={QUEUE}"]))
 
 
 def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
@@ -240,7 +249,7 @@ def state(job: str) -> str | None:
 
 
 def _find(job: str) -> Task | None:
-    done = _finish(["squeue", "--noheader", f"--jobs={job}", f"--format={QUEUE}"], TIMEOUT_S)
+    done = _finish(["squeue", "--noheader", f"--jobs={job}", f"--Format={QUEUE}"], TIMEOUT_S)
     if done.returncode and "Invalid job id specified" not in done.stderr:
         raise SlurmError(_refusal("squeue", done))
-    return next((task for task in parse_queue(done.stdout) if job in (str(task), str(task.id))), None)
+    return next((task for task in parse_jobs(done.stdout).live if job in (str(task), str(task.id))), None)

@@ -10,11 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-ENDS = "\x1e"  # before each record of squeue: a comment may hold line breaks
 BETWEEN = "\x1f"
-QUEUE = ENDS + BETWEEN.join(("%F", "%K", "%A", "%T", "%r", "%j", "%k"))  # what users write stands last
+ENDS = "\x1e\n"  # a comment may hold line breaks
+FIELDS = ("ArrayJobID", "ArrayTaskID", "JobID", "State", "Reason", "RestartCnt", "exit_code", "Command", "Name", "Comment")
+# Size 0 prints each whole, with no padding. --format has no RestartCnt, and no exit_code.
+QUEUE = ",".join(f"{name}:0{BETWEEN if name != FIELDS[-1] else ENDS[0]}" for name in FIELDS)
 
-NOT_ENDED = {"PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+# Of man squeue, JOB STATE CODES. All others, of later versions of Slurm too, are of a job that waits, runs or is about to end.
+OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,9 @@ class Task:
         state: in full, as in `man squeue`, JOB STATE CODES: PENDING, RUNNING, …
         reason: why it waits: Dependency, DependencyNeverSatisfied, Resources, …
         id: its own, as in SLURM_JOB_ID; the array's while it waits with others.
+        command: the path of its batch script as it was submitted, and the script's arguments; empty for a script that
+            had no path (`sbatch --wrap`, or from a pipe).
+        restarts: how often Slurm has started it again.
     """
 
     job: int
@@ -36,6 +44,8 @@ class Task:
     comment: str
     name: str
     id: int = 0
+    command: str = ""
+    restarts: int = 0
 
     def __str__(self) -> str:
         """What scancel and scontrol call it. Its own id would not do: that of one task is the array's, and means all."""
@@ -44,15 +54,32 @@ class Task:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended, as the accounting has it.
+    """How a job ended.
 
     Args:
         state: COMPLETED, FAILED, TIMEOUT, CANCELLED, NODE_FAIL, OUT_OF_MEMORY, PREEMPTED, …
-        exit_code: its own and the signal that killed it: `7:0`, `0:9`.
+        exit_code: its own and the signal that killed it: `7:0`, `0:9`. As sacct has it, 9:0 is also that of exit code 137.
+        by: the user id of who cancelled it; only the accounting knows.
+        reason: squeue's: NonZeroExitCode, TimeLimit, NodeDown, JobLaunchFailure (of a log that could not be made, say), or
+            what it waited for when it was cancelled: Dependency, Resources, …; only the controller knows.
     """
 
     state: str
     exit_code: str
+    by: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What the controller knows: the tasks that are not over, and how those ended that it has not forgotten yet.
+
+    It forgets after MinJobAge, five minutes where nothing is set. A task of an array that is cancelled while it waits with others
+    is forgotten at once, by the accounting too.
+    """
+
+    live: list[Task]
+    ended: dict[tuple[int, int | None], Ended]
 
 
 @dataclass(frozen=True)
@@ -80,28 +107,36 @@ class Association:
     qos: tuple[str, ...]
 
 
-def parse_queue(text: str) -> list[Task]:
-    """The tasks that squeue printed in the format QUEUE, without --array.
+def parse_jobs(text: str) -> Jobs:
+    """The jobs that squeue printed in the format QUEUE, without --array.
 
-    Those of an array that wait together are one record, expanded here: `squeue --array` of Slurm 22.05 loses the last
+    Tasks of an array that wait together are one record, expanded here: `squeue --array` of Slurm 22.05 loses the last
     one of indices that are evenly spaced (0-64:2).
     """
-    records = [record.removesuffix("\n").split(BETWEEN, 6) for record in text.split(ENDS)]
-    return [task for record in records if len(record) == 7 for task in _queued(*record)]
+    jobs = Jobs([], {})
+    for record in text.split(ENDS):
+        values = record.split(BETWEEN, len(FIELDS) - 1)
+        if len(values) == len(FIELDS):
+            _add(jobs, dict(zip(FIELDS, values, strict=True)))
+    return jobs
 
 
-def _queued(job: str, index: str, own: str, state: str, reason: str, name: str, comment: str) -> Iterator[Task]:
-    ranges = index.partition("%")[0]
-    for each in [None] if index == "N/A" else parse_ranges(ranges):
-        yield Task(
-            job=int(job),
-            index=each,
-            state=state,
-            reason=reason,
-            comment="" if comment == "(null)" else comment,
-            name=name,
-            id=int(own),
-        )
+def _add(jobs: Jobs, record: dict[str, str]) -> None:
+    job, index, state, reason = int(record["ArrayJobID"]), record["ArrayTaskID"], record["State"], record["Reason"]
+    indices = [None] if index == "N/A" else parse_ranges(index.partition("%")[0])
+    if state in OVER:
+        ended = Ended(state, _exit_code(int(record["exit_code"])), reason=reason)
+        jobs.ended.update(((job, each), ended) for each in indices)
+        return
+    comment, command = ("" if record[name] == "(null)" else record[name] for name in ("Comment", "Command"))
+    own, restarts = int(record["JobID"]), int(record["RestartCnt"])
+    jobs.live.extend(Task(job, each, state, reason, comment, record["Name"], own, command, restarts) for each in indices)
+
+
+def _exit_code(status: int) -> str:
+    """A wait status as sacct shows it: an exit code above 128, a shell's for a signal, without the 128."""
+    code = status >> 8
+    return f"{code - 128 if code >= 128 else code}:{status & 0x7F}"
 
 
 def parse_ended(text: str) -> dict[tuple[int, int | None], Ended]:
@@ -109,9 +144,10 @@ def parse_ended(text: str) -> dict[tuple[int, int | None], Ended]:
     found = {}
     for line in text.splitlines():
         name, state, exit_code = line.split("|")
-        word = state.split()[0] if state else ""  # CANCELLED by UID
-        if word and word not in NOT_ENDED:
-            found.update({task: Ended(word, exit_code) for task in _tasks(name)})
+        word, _, by = state.partition(" by ")  # CANCELLED by UID
+        if word in OVER:
+            ended = Ended(word, exit_code, int(by) if by.isdigit() else None)
+            found.update(dict.fromkeys(_tasks(name), ended))
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 NODES = ("node0", "node1")
 GPUS_PER_NODE = 2
 CPUS_PER_NODE = 4
+MEMORY_MB = 64_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Settings:
     5 and 3."""
     kill_wait_s: int = 2
     """Between SIGTERM and SIGKILL of a job that is cancelled or out of time."""
+    over_memory_kill: bool = False
+    """Whether Slurm ends a step that holds more than its job's --mem: a look at each second, as there are no cgroups."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def slurm_conf(place: Place, settings: Settings) -> str:
     host = socket.gethostname().partition(".")[0]  # slurmctld compares it with its own short name
     nodes = "\n".join(
         f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
-        f"CoresPerSocket={CPUS_PER_NODE} RealMemory=64000 Gres=gpu:{GPUS_PER_NODE}"
+        f"CoresPerSocket={CPUS_PER_NODE} RealMemory={MEMORY_MB} Gres=gpu:{GPUS_PER_NODE}"
         for node, port in zip(NODES, place.node_ports, strict=True)
     )
     return f"""\
@@ -99,7 +102,7 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+{memory(settings)}
 GresTypes=gpu
 PriorityType=priority/basic
 SchedulerType=sched/backfill
@@ -129,8 +132,22 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={place.database_port}
 AccountingStoragePass={place.munge_socket}
-AccountingStorageTRES=gres/gpu
-JobAcctGatherType=jobacct_gather/linux"""
+AccountingStorageTRES=gres/gpu"""
+
+
+def memory(settings: Settings) -> str:
+    """Who measures what the processes of a job hold, which sacct shows, and what comes of it.
+
+    Slurm knows a limit only where memory is given out as CPUs are; a job that asks for none gets its CPUs' share.
+    """
+    if not settings.over_memory_kill:
+        return f"SelectTypeParameters=CR_Core\nJobAcctGatherType=jobacct_gather/{'linux' if settings.accounting else 'none'}"
+    return f"""\
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU={MEMORY_MB // CPUS_PER_NODE}
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill"""
 
 
 def cgroup_conf() -> str:

@@ -26,6 +26,7 @@ from tests.slurm.configuration import (
 )
 from tests.slurm.counted_sbatch import CountedSbatch
 from tests.slurm.daemons import PROGRAMS, Daemons, program
+from tests.slurm.node_processes import hang_training, kill_jobs
 
 # Below what the kernel gives to clients: a port that a daemon left for a moment is still free when it comes back.
 PORTS = range(20000, 30000)
@@ -159,6 +160,15 @@ class PrivateSlurm:
     def kill_node(self, name: str) -> None:
         """Kills that slurmd; the processes of its jobs live on."""
         self._daemons.kill(name)
+
+    def lose_node(self, name: str) -> None:
+        """As when its machine loses power: its jobs are gone too, without a word."""
+        self.kill_node(name)
+        kill_jobs(name, self.place.slurm_conf)
+
+    def hang(self, task: str) -> None:
+        """Stops the training of a task, named `12_3`: it goes on until its time is over, or it is cancelled."""
+        hang_training(task, self.place.slurm_conf)
 
     def start_node(self, name: str) -> None:
         """Returns before the controller has heard of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def own_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     """One whose daemons are killed, beside the shared ones."""
-    with PrivateSlurm(tmp_path_factory.mktemp("own"), Settings(slurmd_timeout_s=5, message_timeout_s=3)) as slurm:
+    with PrivateSlurm(tmp_path_factory.mktemp("own"), Settings(slurmd_timeout_s=5, message_timeout_s=3, over_memory_kill=True)) as slurm:
         yield slurm
 
 
@@ -122,6 +123,29 @@ def test_the_job_of_a_node_that_was_killed_runs_again_beside_its_first_copy(own_
     own_slurm.start_node(node)
     own_slurm.run("scancel", job)
     wait_until(own_slurm.nodes_are_idle, 20, f"{node} is back")
+
+
+def test_a_node_that_lost_power_takes_its_job_with_it_without_a_word(own_slurm: PrivateSlurm, tmp_path: Path) -> None:
+    script = f"srun sh -c 'echo $$ >{tmp_path}/process; exec sleep 60'"
+    job = own_slurm.submit("--no-requeue", f"--output={tmp_path}/log", "--wrap", script)
+    wait_until(lambda: (tmp_path / "process").exists() and (tmp_path / "process").read_text(), 10, "the job runs")
+    node = node_of(own_slurm, job)
+    own_slurm.lose_node(node)
+    assert not Path("/proc", (tmp_path / "process").read_text().strip()).exists()
+    own_slurm.wait_for(job, "NODE_FAIL", timeout_s=60)
+    assert (tmp_path / "log").read_text() == ""
+    own_slurm.start_node(node)
+    wait_until(own_slurm.nodes_are_idle, 20, f"{node} is back")
+
+
+def test_a_step_that_holds_more_than_its_jobs_memory_is_killed_and_the_log_says_why(own_slurm: PrivateSlurm, tmp_path: Path) -> None:
+    """Without cgroups the state is FAILED, not OUT_OF_MEMORY: only the log tells."""
+    held = f"{sys.executable} -c 'import time; held = bytes(range(256)) * 1_000_000; time.sleep(60)'"
+    job = own_slurm.submit("--mem=100M", f"--output={tmp_path}/log", "--wrap", f"srun {held}")
+    own_slurm.wait_for(job, "FAILED")
+    log = (tmp_path / "log").read_text()
+    assert re.search(rf"^slurmstepd-node\d: error: StepId={job}\.0 exceeded memory limit \(\d+ > 104857600\), being killed$", log, re.MULTILINE)
+    assert re.search(r"^srun: error: node\d: task 0: Killed$", log, re.MULTILINE)
 
 
 def test_nothing_is_left_after_it_is_stopped(tmp_path: Path) -> None:
