@@ -80,6 +80,7 @@ def _hydra(words: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from cruijff_kit import cluster_group
+    from cruijff_kit.errors import OnlyShown
     from cruijff_kit.paths import conf_dir
     from cruijff_kit.resolvers import register
 
@@ -93,6 +94,8 @@ def _hydra(words: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     try:
         hydra.main(config_path=str(conf_dir()), config_name="cruijff_kit", version_base="1.3")(run_point)()
+    except OnlyShown:
+        return 0
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise CruijffKitError(explain(error)) from error
     return 0

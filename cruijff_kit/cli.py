@@ -10,49 +10,14 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cruijff_kit import __version__
+from cruijff_kit.cli_parser import parser
 from cruijff_kit.errors import CruijffKitError
 
 if TYPE_CHECKING:
     from cruijff_kit.deep_check import DeepReport
     from cruijff_kit.plan import Plan
-
-GENERATE_EPILOG = """\
-example:
-  cruijff-kit generate .
-  cruijff-kit generate examples/lora_rank_with_eval --dry-run
-  cruijff-kit generate . --keep-ids      after an edit: every run keeps its number and results
-"""
-
-CHECK_EPILOG = """\
-exit code: 0 if nothing is wrong, 1 for an error, and with --strict for a warning too.
-
-examples:
-  cruijff-kit check .
-  cruijff-kit check . --deep
-  cruijff-kit check . --json | jq '.problems[].what'
-"""
-
-DOCTOR_EPILOG = """\
-examples:
-  cruijff-kit doctor .
-  cruijff-kit doctor . --cluster gpu_node --wait 300
-"""
-
-RUN_EPILOG = """\
-Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
-
-examples:
-  cruijff-kit run . --multirun                               the sweep in experiment.yaml
-  cruijff-kit run . --multirun lora_rank=4,8 seed=1,2        another sweep of the same experiment
-  cruijff-kit run . learning_rate=1e-4 evaluation.limit=5    one point
-  cruijff-kit run . torchtune.optimizer.weight_decay=0.1     any key of the torchtune config
-  cruijff-kit run . --multirun stages=[eval]                 only the evaluations
-  cruijff-kit run . --cfg job                                show the config, run nothing
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ is no fault
-    arguments, rest = _parser().parse_known_args(argv)
-    if rest and arguments.function is not _run:
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    return report_faults(lambda: arguments.function(arguments, rest), getattr(arguments, "json", False))
+    words = parser()
+    arguments, rest = words.parse_known_args(argv)
+    if rest and arguments.command != "run":
+        words.error(f"unrecognized arguments: {' '.join(rest)}")
+    commands = {
+        "generate": _generate, "check": _check, "doctor": _doctor, "run": _run, "status": _status, "logs": _logs, "cancel": _cancel,
+    }  # fmt: skip
+    return report_faults(lambda: commands[arguments.command](arguments, rest), getattr(arguments, "json", False))
 
 
 def report_faults(command: Callable[[], int], as_json: bool = False) -> int:
@@ -96,52 +65,6 @@ def _fault_of_ours() -> int:
     what = " ".join("".join(traceback.format_exception_only(sys.exception())).split())
     print(f"cruijff-kit failed, and should not have: {what}\nplease report it with {log.name}", file=sys.stderr)
     return 3
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cruijff-kit",
-        description="From one experiment.yaml to fine-tuned and evaluated models.",
-        epilog="example: cruijff-kit generate . && cruijff-kit run . --multirun",
-    )
-    parser.add_argument("--version", action="version", version=f"cruijff-kit {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    raw = argparse.RawDescriptionHelpFormatter
-
-    text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
-    generate = commands.add_parser("generate", help=text, description=text, epilog=GENERATE_EPILOG, formatter_class=raw)
-    generate.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
-    generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
-    generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
-    generate.add_argument("--keep-ids", action="store_true", help="likewise, and runs that were there keep their numbers, new ones get the next")
-    generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
-    generate.add_argument("--cluster", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
-    generate.add_argument("--json", action="store_true", help="print runs and problems as JSON")
-    generate.set_defaults(function=_generate)
-
-    text = "check experiment.yaml as generate does, and write nothing"
-    check = commands.add_parser("check", help=text, description=text, epilog=CHECK_EPILOG, formatter_class=raw)
-    check.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
-    check.add_argument("--deep", action="store_true", help="build models, data and evaluation tasks too: runs your task files, needs torch")
-    check.add_argument("--strict", action="store_true", help="a warning counts as an error")
-    check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
-    check.set_defaults(function=_check)
-
-    text = "check what a sweep needs of Slurm, of its nodes and of the disks, before it waits in a queue"
-    doctor = commands.add_parser("doctor", help=text, description=text, epilog=DOCTOR_EPILOG, formatter_class=raw)
-    doctor.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
-    doctor.add_argument("--cluster", metavar="NAME", help="cluster profile; that of scripts/ by default")
-    doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
-    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
-    doctor.set_defaults(function=_doctor)
-
-    text = "train and evaluate on this machine: one point, or with --multirun the sweep"
-    run = commands.add_parser(
-        "run", help=text, description=text, epilog=RUN_EPILOG, formatter_class=raw, usage="cruijff-kit run DIR [--multirun] [hydra overrides]"
-    )
-    run.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
-    run.set_defaults(function=_run)
-    return parser
 
 
 def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -254,4 +177,41 @@ def _confirm(runs: int) -> None:
 def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from cruijff_kit import app
 
-    return app.run(arguments.dir, list(rest))
+    words = ["only=failed"] if arguments.failed else []
+    words += [f"again=[{','.join(run for words in arguments.again for run in words.split(','))}]"] if arguments.again else []
+    words += ["dry_run=true"] if arguments.dry_run else []
+    return app.run(arguments.dir, [*rest, *words])
+
+
+def _status(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from cruijff_kit import status, status_watch
+
+    if arguments.json:
+        state = status.look(arguments.dir)
+        _print_json(status.as_dict(state, status.rows(state)))
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no edge to wrap at
+    if arguments.watch is not None:
+        status_watch.watch(arguments.dir, console, arguments.watch)
+    else:
+        status.print_status(arguments.dir, console)
+    return 0
+
+
+def _logs(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.logs import print_log
+
+    print_log(arguments.dir, arguments.run, arguments.stage, arguments.follow)
+    return 0
+
+
+def _cancel(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.cancel import cancel
+
+    lines = cancel(arguments.dir, arguments.runs)
+    print("\n".join(lines) or "nothing of this experiment is queued or running")
+    return 0

@@ -73,6 +73,10 @@ class Interrupted:
     """Marks an exception that ends a stage from outside: a signal, and no fault of its own."""
 
 
+class OnlyShown(Exception):
+    """What would be done was shown, and nothing more was asked for."""
+
+
 class ExperimentError(CruijffKitError):
     """Everything that is wrong with an experiment.
 

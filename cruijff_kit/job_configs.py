@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import open_dict
 
 from cruijff_kit import frozen, inputs, provenance
-from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
+from cruijff_kit.selection import Selection, narrowed
 from cruijff_kit.sweep import Run
-from cruijff_kit.train import Training
+from cruijff_kit.work_left import Left
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,30 +54,29 @@ class Filler:
 
     Args:
         texts: every generated file with its text.
-        in_sweep: the stages may wait in a queue. What they read is then frozen, and a finished training
-            is left out.
+        selection: what is left of a sweep's points; None of a single one, of which all is done. The stages of a sweep may
+            wait in a queue: what they read is frozen.
+        again: what tells this time from others, for the runs that are done anew.
     """
 
-    def __init__(self, made: Plan, texts: Mapping[Path, str], in_sweep: bool) -> None:
-        self._made, self._texts, self._in_sweep = made, texts, in_sweep
+    def __init__(self, made: Plan, texts: Mapping[Path, str], selection: Selection | None, again: str = "") -> None:
+        self._made, self._texts, self._selection, self._again = made, texts, selection, again
+        self._in_sweep = selection is not None
         self._sets: dict[str, list[Path]] = {}
 
     def prepared(self, points: Sequence[Point]) -> Prepared:
         """A config for each point, the same one for points that are equal; beside a sweep, the baseline's."""
         filled: dict[tuple, DictConfig] = {}
         baselines: dict[tuple, DictConfig] = {}
-        configs, asked = [], set()
+        configs = []
         for point in points:
             key = (point.run.id, *point.config.stages, *point.words)
-            asked |= {point.run.id} if "train" in point.config.stages else set()
             if self._in_sweep and _wants_baseline(point.config) and point.words not in baselines:
                 baselines[point.words] = self._filled(replace(point, config=copy.deepcopy(point.config), run=None), BASELINE)
             if key not in filled:
                 filled[key] = self._filled(point, point.run.id)
             configs.append(filled[key])
         self._record_inputs([*filled.values(), *baselines.values()])
-        if self._in_sweep:
-            _say_trained(asked, filled.values())
         return Prepared(configs, list(baselines.values()))
 
     def _filled(self, point: Point, name: str) -> DictConfig:
@@ -87,13 +85,15 @@ class Filler:
         own = [*([layout.train_config(name)] if run else []), layout.eval_script(name)]
         files = frozen.freeze({path.name: self._texts[path] for path in own if path in self._texts})
         place = frozen.place(layout.folder, files) if self._in_sweep else layout.configs
-        commands = {"eval": ["python", str(place / layout.eval_script(name).name), *point.words]}
+        left = self._left(point)
+        words = narrowed(point.words, left)
+        commands = {"eval": ["python", str(place / layout.eval_script(name).name), *words]}
         if run:
             commands["train"] = ["tune", "run", *point.tune_words, run.recipe, "--config", str(place / layout.train_config(name).name)]
         with open_dict(config):
             config.run = name
             config.scores = str(layout.run_eval_results(name))
-            config.stages = list(self._stages(config, run))
+            config.stages = list(left.stages)
             config.commands = commands
             config.identity = run.identity if run else BASELINE
             config.records = {stage: str(layout.record(stage, name)) for stage in ("train", "eval")}
@@ -101,20 +101,13 @@ class Filler:
             config.git = self._git
             if self._in_sweep:
                 config.frozen = {"files": files}
-                config.keys = _keys(run, files, point.words)
+                config.keys = _keys(run, files, words, self._again if "again" in left.why.values() else "")
         return config
 
-    def _stages(self, config: DictConfig, run: Run | None) -> Iterator[str]:
-        for stage in config.stages if run else ["eval"]:
-            trained = stage == "train" and self._in_sweep and run is not None and self._is_trained(run)
-            if not trained and (stage != "eval" or config.evaluation.enabled):
-                yield stage
-
-    def _is_trained(self, run: Run) -> bool:
-        layout = self._made.layout
-        if output_dir_of(run.config, "checkpointer.output_dir") is None:
-            return False
-        return Training.of(run.id, (), layout.train_config(run.id), run.config, layout.folder).fault() is None
+    def _left(self, point: Point) -> Left:
+        if self._selection is not None:
+            return self._selection.left(point.run, point.config, point.words)
+        return Left(tuple(stage for stage in point.config.stages if stage != "eval" or point.config.evaluation.enabled))
 
     @cached_property
     def _git(self) -> dict[str, Any] | None:
@@ -144,21 +137,13 @@ class Filler:
                 config.inputs.recorded = recorded
 
 
-def _say_trained(asked: set[str], configs: Iterable[DictConfig]) -> None:
-    """Names the runs that will not be trained though a point asked for it: they are trained already."""
-    trained = sorted(asked - {config.run for config in configs if "train" in config.stages})
-    if trained:
-        shown = ", ".join(trained[:5]) + (", …" if len(trained) > 5 else "")
-        print(f"trained already: {shown}", file=sys.stderr)
-
-
 def _wants_baseline(config: DictConfig) -> bool:
     return bool(config.evaluation.enabled and config.evaluation.baseline and "eval" in config.stages)
 
 
-def _keys(run: Run | None, files: bytes, words: Sequence[str]) -> dict[str, str]:
+def _keys(run: Run | None, files: bytes, words: Sequence[str], again: str) -> dict[str, str]:
     """What tells the stages of this run from any other work: the training's config, and all that the evaluation is told."""
-    train = f"{run.id} {run.identity}" if run else BASELINE
+    train = " ".join(filter(None, [f"{run.id} {run.identity}" if run else BASELINE, again]))
     return {"train": train, "eval": f"{train} {_digest(files.hex(), list(words))}"}
 
 

@@ -32,7 +32,8 @@ NOT_BELOW_TORCHTUNE = {
 
 
 # Root keys of the application's config beside the parameters; those before `stages` are set before anything starts.
-OWN_KEYS = ("stage", "run", "scores", "commands", "experiment_dir", "experiment_name", "stages", "evaluation", "cluster", "hydra")
+OWN_KEYS = ("stage", "run", "scores", "commands", "experiment_dir", "experiment_name", "stages", "only", "again", "dry_run", "evaluation", "cluster",
+            "hydra")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,38 @@ This is done once for a whole sweep, in the process that the user started, befor
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import multirun_config, overrides, training_checks, workspace
-from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem
+from cruijff_kit import multirun_config, overrides, sweep_state, training_checks, workspace
+from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, OnlyShown, Problem
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.generate import change, check_current, check_place
 from cruijff_kit.job_configs import Filler, Point, Prepared
-from cruijff_kit.paths import HIDDEN
+from cruijff_kit.paths import HIDDEN, Layout
 from cruijff_kit.plan import Plan, plan
 from cruijff_kit.point_hardware import Hardware
 from cruijff_kit.run_mapping import Row
 from cruijff_kit.schema import OBJECTIVE_HINT
+from cruijff_kit.selection import Selection, wish_of
 from cruijff_kit.sweep import Run
+from cruijff_kit.train import move_aside
+from cruijff_kit.work_left import MISSING, check_again
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def prepare(configs: Sequence[DictConfig]) -> Prepared:
-    """Finds or makes the run of each config, and fills in its commands.
+    """Finds or makes the run of each config, and fills in the commands of what is left to be done of it.
 
     Raises:
+        OnlyShown: dry_run was asked for.
         ExperimentError: experiment.yaml or an override is wrong; nothing was started.
         CruijffKitError: experiment.yaml changed since generate, or the folder was moved.
     """
@@ -48,9 +53,49 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
         points = _points(made, configs)
         if len(made.added) > known:
             written = change(made)
-            workspace.write(written.needed(), folder, hidden)
-    in_sweep = "hydra" in configs[0]  # a launcher's config; a task function's has no such node
-    return Filler(made, written.files, in_sweep).prepared(points)
+            if not configs[0].dry_run:
+                workspace.write(written.needed(), folder, hidden)
+        if "hydra" not in configs[0]:  # a task function's config has no such node, a launcher's has
+            return _single(made, written.files, points)
+        return _sweep(made, written.files, points)
+
+
+def _single(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:
+    config = points[0].config
+    if config.only != MISSING or config.again or config.dry_run:
+        raise CruijffKitError("--failed, --again and --dry-run are of a sweep: add --multirun")
+    return Filler(made, files, None).prepared(points)
+
+
+def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:
+    config, selection = points[0].config, Selection(sweep_state.look(made.experiment.folder))
+    again = list(wish_of(config).again)
+    check_again(again, [point.run.id for point in points if point.run])
+    prepared = Filler(made, files, selection, f"again-{time.time_ns()}" if again else "").prepared(points)
+    if config.dry_run:
+        _show(selection)
+        raise OnlyShown
+    for line in selection.lines():
+        print(line, file=sys.stderr)
+    for run in again:
+        set_aside(made.layout, run, config.stages)
+    return prepared
+
+
+def _show(selection: Selection) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no edge to wrap at
+    console.print(selection.table())
+
+
+def set_aside(layout: Layout, run: str, stages: Iterable[str]) -> None:
+    """Moves the results of a run that is done again to folders beside them; of other weights, its scores are no more either."""
+    for folder in [layout.run_eval_results(run), *([layout.run_results(run)] if "train" in stages else [])]:
+        if folder.is_dir():
+            move_aside(folder, [path for path in folder.iterdir() if not path.is_symlink()])
 
 
 def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:

@@ -119,5 +119,7 @@ def kept(path: Path, record: Record, finish: Callable[[Record], Record] = lambda
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     text = str(error).strip()
     return text if text and not isinstance(error, SystemExit) else type(error).__name__

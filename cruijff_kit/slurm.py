@@ -132,16 +132,21 @@ def queue() -> list[Task]:
     return _mine().live
 
 
-def jobs() -> Jobs:
+def jobs(timeout_s: float = TIMEOUT_S) -> Jobs:
     """Those of queue(), and those of mine that ended a short while ago; in one call."""
-    return _mine("--states=all")
+    return _mine("--states=all", timeout_s=timeout_s)
 
 
-def _mine(*words: str) -> Jobs:
-    return parse_jobs(call(["squeue", "--noheader", f"--user={os.getuid()}", *words, f"--Format={QUEUE}"]))
+def _mine(*words: str, timeout_s: float = TIMEOUT_S) -> Jobs:
+    return parse_jobs(call(["squeue", "--noheader", f"--user={os.getuid()}", *words, f"--Format={QUEUE}"], timeout_s))
 
 
-def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
+def is_here() -> bool:
+    """Whether this machine can ask a Slurm."""
+    return shutil.which("squeue") is not None
+
+
+def ended(jobs: Iterable[int], timeout_s: float = TIMEOUT_S) -> dict[tuple[int, int | None], Ended]:
     """How those tasks of `jobs` ended that the accounting knows to be over; nothing where the cluster keeps none.
 
     It lags behind by seconds, and does not know a job yet that was just submitted. Of an array, an entry (job, None) is
@@ -151,7 +156,7 @@ def ended(jobs: Iterable[int]) -> dict[tuple[int, int | None], Ended]:
     if not wanted:
         return {}
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={wanted}", "--format=JobID,State,ExitCode"]
-    done = _finish(words, TIMEOUT_S)
+    done = _finish(words, timeout_s)
     if "accounting storage is disabled" in done.stderr:
         return {}
     if done.returncode:

@@ -15,6 +15,7 @@ from cruijff_kit.slurm_output import Ended, Task
 
 WAITING, QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = "waiting", "queued", "running", "done", "failed", "cancelled", "lost"
 
+STUCK = "stuck"
 OVER_BADLY = (FAILED, CANCELLED, LOST)
 LIVE = (QUEUED, RUNNING)
 
@@ -79,7 +80,7 @@ class StageState:
     Args:
         state: waiting, queued, running, done, failed, cancelled or lost.
         why: for a failure its first telling line; what it waits for; what is odd about it.
-        kind: of a failure: memory, time, node, cancelled, preempted, error.
+        kind: of a failure: memory, time, node, cancelled, preempted, error; `stuck` of what waits for ever.
         job: Slurm's id, as scancel takes it.
         attempt: how many times it was started.
         started_s: seconds since the epoch; so is `ended_s`.
@@ -109,7 +110,8 @@ def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str
     """
     found = _judge(seen, finished, lacks)
     record, slot = seen.recorded, seen.slot
-    known = replace(found, log=seen.log, job=str(slot) if slot and (record is None or record.job == str(slot)) else record and record.job)
+    task = seen.task or (slot if record is None or record.job == str(slot) else record.job)
+    known = replace(found, log=seen.log, job=str(task) if task else None)
     if record is None or known.state in (WAITING, QUEUED):
         return known
     return replace(known, attempt=record.attempt, started_s=record.started_s, ended_s=record.ended_s if known.state != RUNNING else None)
@@ -132,7 +134,7 @@ def _judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], st
 
 def _in_queue(task: Task) -> StageState:
     if task.state == "PENDING" and task.reason == NEVER:
-        return StageState(WAITING, "its training has failed: Slurm keeps it waiting for ever")
+        return StageState(WAITING, "its training has failed: Slurm keeps it waiting for ever", STUCK)
     if task.state == "PENDING" and task.reason == "Dependency":
         return StageState(WAITING, "for its training")
     if task.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"):
@@ -149,12 +151,15 @@ def _over(seen: Witnesses) -> StageState:
         return StageState(CANCELLED, record.reason or "cancelled", "cancelled")
     if ended is not None and ended.state in BY_SLURM:
         return _by_slurm(ended)
-    if record is not None and record.state == records.FAILED:
+    killed = record is not None and (record.exit_code or 0) < 0  # by whom, only the log tells
+    if record is not None and record.state == records.FAILED and not killed:
         kind = telling(record.reason or "")
         return StageState(FAILED, record.reason or "", kind.kind if kind else "error")
     said = telling(log_follow.tail(seen.log)) if seen.log else None
     if said is not None and (said.kind != "error" or record is None or record.state != records.INTERRUPTED):
         return _by_log(said)
+    if record is not None and killed:
+        return StageState(FAILED, record.reason or "", "error")
     if record is not None and record.state == records.INTERRUPTED:
         return StageState(CANCELLED, record.reason or "interrupted", "cancelled")
     return _without_a_word(seen)
@@ -172,7 +177,8 @@ def _by_log(said: Failure) -> StageState:
 def _without_a_word(seen: Witnesses) -> StageState:
     record, slot = seen.recorded, seen.slot
     if seen.ended is not None:
-        return StageState(FAILED, f"Slurm says {seen.ended.state} (exit code {seen.ended.exit_code}), and it left no result", "error")
+        how = f"exit code {seen.ended.exit_code}" + (f", {seen.ended.reason}" if seen.ended.reason not in ("", "None") else "")
+        return StageState(FAILED, f"Slurm says {seen.ended.state} ({how}), and it left no result", "error")
     if not seen.slurm and (record is None or record.job is not None):
         as_sent = StageState(QUEUED, "as it was sent: Slurm cannot be asked")
         return as_sent if record is None else StageState(RUNNING, "as it last said: Slurm cannot be asked")

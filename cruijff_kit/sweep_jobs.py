@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cruijff_kit import slurm
@@ -43,17 +44,23 @@ class SweepJobs:
 
     Args:
         sent: all that launches sent, the latest first.
-        live: the tasks of the experiment that wait or run, by run and stage; those of scripts/ too.
+        own: the tasks of the experiment that wait or run, with run and stage; those of scripts/ too.
         ended: how tasks ended, by job and index.
         fault: why Slurm could not be asked, if it could not.
         unreadable: launches of which nobody can tell what they sent.
     """
 
     sent: list[Sent]
-    live: dict[tuple[str, str], Task] = field(default_factory=dict)
+    own: list[tuple[str, str, Task]] = field(default_factory=list)
     ended: dict[tuple[int, int | None], Ended] = field(default_factory=dict)
     fault: str | None = None
     unreadable: list[str] = field(default_factory=list)
+
+    @cached_property
+    def live(self) -> dict[tuple[str, str], Task]:
+        """Of each run and stage the task that is furthest."""
+        furthest = sorted(self.own, key=lambda each: each[2].state != "PENDING")
+        return {(run, stage): task for run, stage, task in furthest}
 
     def latest(self) -> dict[tuple[str, str, str], Sent]:
         """By run, stage and identity the task that has the say: one that lives, or else the latest."""
@@ -87,9 +94,8 @@ def look(layout: Layout) -> SweepJobs:
     except slurm.SlurmError as error:
         fault = str(error)
     sent = [each for launch in launches for each in _sent(launch, jobs.live)]
-    found = SweepJobs(sent, ended=jobs.ended, fault=fault, unreadable=unreadable)
-    found.live = {**dict(_by_hand(layout, jobs.live)), **dict(_of_launches(sent, jobs.live))}
-    return found
+    own = [*_by_hand(layout, jobs.live), *_of_launches(sent, jobs.live)]
+    return SweepJobs(sent, own, jobs.ended, fault, unreadable)
 
 
 def _launches(folder: Path) -> tuple[list[Launch], list[str]]:
@@ -113,23 +119,23 @@ def _sent(launch: Launch, live: list[Task]) -> Iterator[Sent]:
             yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), moment, array.token)
 
 
-def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[tuple[str, str], Task]]:
+def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[str, str, Task]]:
     """The tasks that are what a launch sent: job ids come again, and a copied folder names the jobs of its original."""
     places = {(each.slot.job, each.slot.index): each for each in sent}
     for task in live:
         each = places.get((task.job, task.index))
         if each is not None and each.token in task.comment and _is_script(task, Path(each.slot.folder) / "submission.sh"):
-            yield (each.run, each.stage), task
+            yield each.run, each.stage, task
 
 
-def _by_hand(layout: Layout, live: list[Task]) -> Iterator[tuple[tuple[str, str], Task]]:
+def _by_hand(layout: Layout, live: list[Task]) -> Iterator[tuple[str, str, Task]]:
     """The tasks of `sbatch scripts/train_sweep.sh`: the index is the run's number."""
     for stage in STAGES:
         script = layout.script(stage)
         names = {run_number(path.stem.split("_")[-1]): f"run_{path.stem.split('_')[-1]}" for path in layout.configs.glob("train_*.yaml")}
         for task in live:
             if task.index in names and _is_script(task, script):
-                yield (names[task.index], stage), task
+                yield names[task.index], stage, task
 
 
 def _is_script(task: Task, script: Path) -> bool:

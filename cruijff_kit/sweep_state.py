@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cruijff_kit import checkpoint, paths, records, run_mapping, sweep_jobs, workspace
-from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.errors import CruijffKitError, Problem
 from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import FILE_NAME, Experiment, read
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.records import Record
-from cruijff_kit.stage_state import DONE, OVER_BADLY, WAITING, StageState, Witnesses, judge
+from cruijff_kit.stage_state import OVER_BADLY, WAITING, StageState, Witnesses, judge
 from cruijff_kit.sweep_jobs import SweepJobs
 from cruijff_kit.torchtune_catalog import read_config
 from cruijff_kit.train import Training
@@ -51,12 +52,14 @@ class SweepState:
     """An experiment.
 
     Args:
+        names: of all runs, also those that were not looked at.
         notes: what the reader should know of how this was found out.
     """
 
     experiment: Experiment
     layout: Layout
     runs: list[RunState]
+    names: list[str]
     jobs: SweepJobs
     notes: list[str]
 
@@ -64,28 +67,47 @@ class SweepState:
         return next((each for each in self.runs if each.run == name), None)
 
 
-def look(folder: Path) -> SweepState:
+def look(folder: Path, only: Collection[str] | None = None) -> SweepState:
     """The state of the experiment in `folder`.
+
+    Args:
+        only: the runs to look at; None for all that are points of the sweep or came from overrides.
 
     Raises:
         ExperimentError: experiment.yaml or run_mapping.yaml cannot be read.
         CruijffKitError: nothing was generated yet.
     """
-    experiment, problems = read(folder)
-    layout = Layout.of(experiment)
-    mapping = run_mapping.read(layout)
-    if mapping is None:
-        raise CruijffKitError(f"nothing was generated in {folder}: cruijff-kit generate {folder}")
+    experiment, problems, layout, mapping = _read(folder)
     jobs = sweep_jobs.look(layout)
     runs = [(row.id, row.params, row.identity) for row in mapping.rows if not row.retired]
     if experiment.spec.evaluation.enabled and experiment.spec.evaluation.baseline:
         runs.insert(0, (BASELINE, {}, BASELINE))
     observer = _Observer(experiment, layout, jobs)
-    states = [observer.run(*each) for each in runs]
+    states = [observer.run(*each) for each in runs if only is None or each[0] in only]
     if unclear := list(observer.unclear(states)):
         jobs.ask_how_ended(unclear)
         states = [observer.run(each.run, each.params, each.identity) if _any_over(each) else each for each in states]
-    return SweepState(experiment, layout, states, jobs, list(_notes(experiment, mapping, jobs, len(problems))))
+    notes = list(_notes(experiment, mapping, jobs, len(problems)))
+    return SweepState(experiment, layout, states, [run for run, *_ in runs], jobs, notes)
+
+
+def identities(folder: Path) -> tuple[Layout, dict[str, str]]:
+    """Where things lie, and the identity of every run that ever was one, and of the untouched model.
+
+    Raises:
+        As look.
+    """
+    _, _, layout, mapping = _read(folder)
+    return layout, {BASELINE: BASELINE, **{row.id: row.identity for row in mapping.rows}}
+
+
+def _read(folder: Path) -> tuple[Experiment, list[Problem], Layout, run_mapping.RunMapping]:
+    experiment, problems = read(folder)
+    layout = Layout.of(experiment)
+    mapping = run_mapping.read(layout)
+    if mapping is None:
+        raise CruijffKitError(f"nothing was generated there yet: cruijff-kit generate {shlex.quote(str(folder))}")
+    return experiment, problems, layout, mapping
 
 
 def _any_over(run: RunState) -> bool:
@@ -125,6 +147,8 @@ class _Observer:
         unsettled = self._evaluations.unsettled(run, None if run == BASELINE else identity)
         seen = self._witnesses(run, "eval", identity)
         evaluated = judge(seen, lambda: not unsettled, lambda: "; ".join(f"{task}: {why}" for task, why in unsettled.items()))
+        if train is not None and train.state in OVER_BADLY and evaluated.state in OVER_BADLY and evaluated.started_s is None:
+            evaluated = StageState(WAITING, "its training has not ended well")  # Slurm dropped it, or it was cleared
         return RunState(run, params, identity, train, evaluated, unsettled, removed)
 
     def unclear(self, runs: Sequence[RunState]) -> Iterator[sweep_jobs.Sent]:
@@ -178,7 +202,3 @@ def _is_trained(layout: Layout, run: str) -> bool:
     except (OSError, CruijffKitError):
         return False
 
-
-def failed_runs(runs: Iterable[RunState]) -> list[RunState]:
-    """Those of which a stage failed, was cancelled or is lost, and is not done since."""
-    return [run for run in runs if _any_over(run)]

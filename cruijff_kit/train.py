@@ -136,7 +136,7 @@ def move_aside(results: Path, left: Iterable[Path]) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(path, target)
     for aside in asides.values():
-        print(f"moved aside to {aside}: what an earlier training left in {results}", flush=True)
+        print(f"moved aside to {aside}: what was in {results}", flush=True)
     return bool(asides)
 
 

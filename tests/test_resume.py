@@ -182,7 +182,7 @@ def test_another_config_or_another_model_starts_anew_and_what_was_there_is_kept(
         (aside,) = (path for path in run.results.parent.iterdir() if path != run.results)
         assert contents(aside) == before
         assert contents(run.results) == {}
-        assert capsys.readouterr().out.splitlines()[-1] == f"moved aside to {aside}: what an earlier training left in {run.results}"
+        assert capsys.readouterr().out.splitlines()[-1] == f"moved aside to {aside}: what was in {run.results}"
 
 
 def test_a_recipe_that_is_not_ours_starts_anew_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

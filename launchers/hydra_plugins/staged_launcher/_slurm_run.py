@@ -20,6 +20,7 @@ from ._job import freeze_context
 from ._slurm_arrays import Array, Place, plan_arrays
 from ._slurm_submit import Freezer, check_folder, check_options, processes, send, test_only, write_array, write_script
 from ._stages import Stage
+from ._sweepers import needs_values
 from ._takeover import take_over
 from ._works import Part, State, Work
 
@@ -57,6 +58,12 @@ class SlurmRun:
         for part in work.parts.values():
             yield part, (part.stage.name, text if own is None else str(own[part.stage.name]))
 
+    @property
+    def _application_knows(self) -> bool:
+        """Whether the application names its works, and so has said what of them is done; but not what came of it."""
+        named = all(OmegaConf.select(work.config, self._options.keys_key) is not None for work in self._works)
+        return named and not needs_values(self._launcher.config.hydra)
+
     def _digest(self, config: DictConfig) -> str:
         """Of all that the point sets; how the launcher was called changes no point."""
         items = config.items_ex(resolve=False)
@@ -79,7 +86,10 @@ class SlurmRun:
         slurm.ping()  # a controller that is down is known at once, where the others try for long
         limits, queue = slurm.limits(), slurm.queue()
         earlier = close_old(open_launches(self._folder), queue)
-        taken = take_over(self._works, self._keys, find(earlier, queue))
+        found = find(earlier, queue)
+        if self._application_knows:
+            found.over.clear()
+        taken = take_over(self._works, self._keys, found)
         self._slots.update(taken.slots)
         places = {part: Place(slot.job, slot.index) for part, slot in taken.slots.items()}
         arrays = plan_arrays(self._works, self._keys, places, self._resources, limits.max_array_size)

@@ -1,0 +1,145 @@
+"""The words of the command line: every command, its flags, and its help, which ends in examples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cruijff_kit import __version__
+
+GENERATE_EPILOG = """\
+example:
+  cruijff-kit generate .
+  cruijff-kit generate examples/lora_rank_with_eval --dry-run
+  cruijff-kit generate . --keep-ids      after an edit: every run keeps its number and results
+"""
+
+CHECK_EPILOG = """\
+exit code: 0 if nothing is wrong, 1 for an error, and with --strict for a warning too.
+
+examples:
+  cruijff-kit check .
+  cruijff-kit check . --deep
+  cruijff-kit check . --json | jq '.problems[].what'
+"""
+
+DOCTOR_EPILOG = """\
+examples:
+  cruijff-kit doctor .
+  cruijff-kit doctor . --cluster gpu_node --wait 300
+"""
+
+RUN_EPILOG = """\
+Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
+
+examples:
+  cruijff-kit run . --multirun                               the sweep in experiment.yaml
+  cruijff-kit run . --multirun lora_rank=4,8 seed=1,2        another sweep of the same experiment
+  cruijff-kit run . learning_rate=1e-4 evaluation.limit=5    one point
+  cruijff-kit run . torchtune.optimizer.weight_decay=0.1     any key of the torchtune config
+  cruijff-kit run . --multirun stages=[eval]                 only the evaluations
+  cruijff-kit run . --multirun --dry-run                     what is missing, and why
+  cruijff-kit run . --multirun --failed cluster.train.mem_gb=64    what failed, with more memory
+  cruijff-kit run . --multirun --again run_003               a finished run anew
+  cruijff-kit run . --cfg job                                show the config, run nothing
+"""
+
+
+STATUS_EPILOG = """\
+examples:
+  cruijff-kit status .
+  cruijff-kit status . --watch
+  cruijff-kit status . --json | jq '.runs[] | select(.stages.train.state == "failed") | .run'
+"""
+
+LOGS_EPILOG = """\
+examples:
+  cruijff-kit logs . run_003
+  cruijff-kit logs . run_003 --stage eval -f
+"""
+
+CANCEL_EPILOG = """\
+Jobs of other experiments are left alone. What was trained stays, and the next `run` goes on from there.
+
+examples:
+  cruijff-kit cancel .
+  cruijff-kit cancel . run_003 run_004
+"""
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("from 1 to 3600 seconds")
+    return seconds
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="cruijff-kit",
+        description="From one experiment.yaml to fine-tuned and evaluated models.",
+        epilog="example: cruijff-kit generate . && cruijff-kit run . --multirun",
+    )
+    made.add_argument("--version", action="version", version=f"cruijff-kit {__version__}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+
+    text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
+    generate = commands.add_parser("generate", help=text, description=text, epilog=GENERATE_EPILOG, formatter_class=raw)
+    generate.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+    generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
+    generate.add_argument("--keep-ids", action="store_true", help="likewise, and runs that were there keep their numbers, new ones get the next")
+    generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
+    generate.add_argument("--cluster", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
+    generate.add_argument("--json", action="store_true", help="print runs and problems as JSON")
+    generate.set_defaults(command="generate")
+
+    text = "check experiment.yaml as generate does, and write nothing"
+    check = commands.add_parser("check", help=text, description=text, epilog=CHECK_EPILOG, formatter_class=raw)
+    check.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    check.add_argument("--deep", action="store_true", help="build models, data and evaluation tasks too: runs your task files, needs torch")
+    check.add_argument("--strict", action="store_true", help="a warning counts as an error")
+    check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
+    check.set_defaults(command="check")
+
+    text = "check what a sweep needs of Slurm, of its nodes and of the disks, before it waits in a queue"
+    doctor = commands.add_parser("doctor", help=text, description=text, epilog=DOCTOR_EPILOG, formatter_class=raw)
+    doctor.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    doctor.add_argument("--cluster", metavar="NAME", help="cluster profile; that of scripts/ by default")
+    doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    doctor.set_defaults(command="doctor")
+
+    text = "train and evaluate on this machine: one point, or with --multirun the sweep"
+    run = commands.add_parser(
+        "run", help=text, description=text, epilog=RUN_EPILOG, formatter_class=raw, usage="cruijff-kit run DIR [--multirun] [--failed] [--again RUN] [--dry-run] [hydra overrides]",
+        allow_abbrev=False
+    )
+    run.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    run.add_argument("--failed", action="store_true", help="only the points of which a stage failed, was cancelled or is lost")
+    run.add_argument("--again", action="append", metavar="RUN", help="do this run anew, and no other; its results are moved aside")
+    run.add_argument("--dry-run", action="store_true", help="show what would be done and why, and do nothing")
+    run.set_defaults(command="run")
+
+    text = "show what every run does: waiting, queued, running, done, failed, cancelled or lost"
+    status = commands.add_parser("status", help=text, description=text, epilog=STATUS_EPILOG, formatter_class=raw)
+    status.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    status.add_argument("--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="go on until nothing is queued or running, with a look every 5 seconds")
+    status.add_argument("--json", action="store_true", help="print it as JSON")
+    status.set_defaults(command="status")
+
+    text = "print what a stage of a run said"
+    logs = commands.add_parser("logs", help=text, description=text, epilog=LOGS_EPILOG, formatter_class=raw)
+    logs.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    logs.add_argument("run", metavar="RUN", help="run_003, or base for the untouched model")
+    logs.add_argument("--stage", choices=("train", "eval"), help="of a run that has both: the one that runs, or else failed, or else was the last")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the stage is over")
+    logs.set_defaults(command="logs")
+
+    text = "end what this experiment has in Slurm or runs on this machine"
+    cancel = commands.add_parser("cancel", help=text, description=text, epilog=CANCEL_EPILOG, formatter_class=raw)
+    cancel.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    cancel.add_argument("runs", nargs="*", metavar="RUN", help="only these runs, each with all of its stages")
+    cancel.set_defaults(command="cancel")
+    return made
