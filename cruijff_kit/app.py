@@ -169,12 +169,8 @@ def run_stage(config: DictConfig, stage: str) -> float | None:
     return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
 
 
-_TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\s*(?P<done>\d+)/(?P<of>\d+)")
-
-
 def progress(line: str) -> str | None:
-    """torchtune's progress bar as `epoch 1 step 5/20 loss 2.31`, what an evaluation says, and nothing else."""
-    match = _TQDM.search(line)
-    if match:
-        return f"epoch {match['epoch']} step {match['done']}/{match['of']} loss {float(match['loss']):.4g}"
-    return line if re.match(r"(run_\d+|base) \S+:", line) else None
+    """What the launcher shows of a line of a job's log: see progress.shown."""
+    from cruijff_kit.progress import shown
+
+    return shown(line)
