@@ -154,12 +154,8 @@ def run_point(config: DictConfig) -> float | None:
     return value
 
 
-_TQDM = re.compile(r"(?P<epoch>\d+)\|(?P<step>\d+)\|Loss: (?P<loss>[^:]+):.*?\|\s*(?P<done>\d+)/(?P<of>\d+)")
-
-
 def progress(line: str) -> str | None:
-    """torchtune's progress bar as `epoch 1 step 5/20 loss 2.31`, what an evaluation says, and nothing else."""
-    match = _TQDM.search(line)
-    if match:
-        return f"epoch {match['epoch']} step {match['done']}/{match['of']} loss {float(match['loss']):.4g}"
-    return line if re.match(r"(run_\d+|base) \S+:", line) else None
+    """What the launcher shows of a line of a job's log: see progress.shown."""
+    from cruijff_kit.progress import shown
+
+    return shown(line)

@@ -23,7 +23,7 @@ class Evaluations:
 
     def __init__(self, experiment: Experiment, layout: Layout) -> None:
         self._experiment, self._layout = experiment, layout
-        self._source = cache(lambda task: task_source.digest(self._file(task), task.function))
+        self._source = cache(task_source.digest)
         self._data = cache(lambda folder: inputs.data_digest(folder, layout.hidden))
 
     def unsettled(self, run: str, identity: str | None, words: Sequence[str] = ()) -> dict[str, str]:
@@ -70,7 +70,7 @@ class Evaluations:
         settings, file = results["settings"], self._file(task)
         if (settings["function"], settings["args"]) != (task.function, task.args):
             return "its results are of another function or other arguments"
-        if settings["files"] != self._source(task):
+        if settings["files"] != self._source(file, task.function):
             return f"the code of {task.file} changed since"
         return None if results["data"] == self._data(file.parent) else f"a file beside {task.file} changed since"
 

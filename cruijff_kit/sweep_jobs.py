@@ -92,7 +92,7 @@ def look(layout: Layout) -> SweepJobs:
     try:
         jobs = slurm.jobs(SLURM_S) if launches or slurm.is_here() else jobs
     except slurm.SlurmError as error:
-        fault = str(error)
+        fault = str(error) if launches else None
     sent = [each for launch in launches for each in _sent(launch, jobs.live)]
     own = [*_by_hand(layout, jobs.live), *_of_launches(sent, jobs.live)]
     return SweepJobs(sent, own, jobs.ended, fault, unreadable)

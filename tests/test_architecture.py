@@ -132,6 +132,11 @@ def test_no_module_imports_itself_by_way_of_others():
         "slurm": {"errors", "slurm_output"},
         "slurm_output": set(),
         "node_probe": set(),
+        "log_text": set(),
+        "log_follow": set(),
+        "tracebacks": set(),
+        "progress": {"log_follow", "log_text"},
+        "failure": {"errors", "log_follow", "log_text", "progress", "tracebacks"},
         "cli": {"errors"},
     }.items(),
 )
