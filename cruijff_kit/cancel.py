@@ -17,7 +17,7 @@ from cruijff_kit.launches import NEVER
 from cruijff_kit.paths import Layout
 from cruijff_kit.records import Record
 from cruijff_kit.slurm_output import Task, ranges
-from cruijff_kit.sweep_jobs import Sent, SweepJobs
+from cruijff_kit.sweep_jobs import SweepJobs
 from cruijff_kit.sweep_state import identities
 
 CHUNK = 500  # jobs in one call of scancel

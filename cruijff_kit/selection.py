@@ -55,7 +55,8 @@ class Selection:
             for stage, why in left.why.items():
                 if stage not in left.stages:
                     reasons.setdefault(f"{stage}: {why}", []).append(run.run)
-        return [f"{reason}: {_some(runs)}" for reason, runs in reasons.items()]
+        nothing = self._made and not any(left.stages for _, left in self._made.values())
+        return [*(f"{reason}: {_some(runs)}" for reason, runs in reasons.items()), *(["nothing is left to do"] if nothing else [])]
 
     def table(self) -> Any:
         """Every run with what is to be done, and why."""

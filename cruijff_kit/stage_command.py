@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.failure import telling
 from cruijff_kit.ownership import TakenOver
 from cruijff_kit.process_family import MARK, Family
 
@@ -54,7 +55,7 @@ def run(
         look: called again and again meanwhile; what it raises ends the command, and TakenOver kills it at once.
 
     Raises:
-        CommandFailed: it did not exit with 0; the text ends in the last line of its stderr.
+        CommandFailed: it did not exit with 0; the text ends in the telling line of its stderr.
     """
     family = Family((environment or {}).get(MARK))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -71,7 +72,7 @@ def run(
         raise
     if process.returncode != 0:
         family.end(GRACE_S)
-        raise CommandFailed(command[0], process.returncode, last_line(tail))
+        raise CommandFailed(command[0], process.returncode, _telling_line(tail))
 
 
 @contextmanager
@@ -110,6 +111,11 @@ def _follow(process: subprocess.Popen[bytes], look: Callable[[], None]) -> str:
             elif process.poll():  # it failed, and what it left behind keeps its stderr open
                 break
     return tail.decode(errors="replace")
+
+
+def _telling_line(text: str) -> str:
+    told = telling(text)
+    return told.line if told else last_line(text)
 
 
 def last_line(text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import failure, log_follow, progress, records
+from cruijff_kit.failure import Failure
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.progress import Progress
@@ -155,25 +156,25 @@ def advice(state: SweepState, folder: Path) -> Iterator[str]:
         yield f"cruijff-kit run {where} --multirun --failed   tries again what failed"
     for run in bad:
         if run.train is not None and run.train.kind == "memory":
-            yield from _smaller_batch(state.layout, run)
+            yield from _smaller_batch(state.layout, run.run, Failure(run.train.kind, run.train.why))
     waiting = sum(_whole(run) == WAITING and not any(each.job for each in run.stages.values()) for run in state.runs)
     if waiting and not bad:
         yield f"cruijff-kit run {where} --multirun   starts what is missing: {waiting} run{'' if waiting == 1 else 's'}"
 
 
-def _smaller_batch(layout: Layout, run: RunState) -> Iterator[str]:
-    """Which smaller batch has the same product; nobody makes it smaller but the user."""
+def _smaller_batch(layout: Layout, run: str, why: Failure) -> Iterator[str]:
+    """Which smaller batch has the same product, where that would help; nobody makes it smaller but the user."""
     from cruijff_kit.torchtune_catalog import read_config
 
     try:
-        config = read_config(layout.train_config(run.run))
+        config = read_config(layout.train_config(run))
         batch, steps = config["batch_size"], config.get("gradient_accumulation_steps", 1)
-        smaller = failure.offer(batch, steps)
+        smaller = failure.offer(batch, steps) if why.on_gpu or config.get("device") == "cpu" else None
     except (OSError, ValueError, KeyError, TypeError):
         return
     if smaller:
         yield (
-            f"{run.run} ran out of memory with batch_size={batch} gradient_accumulation_steps={steps}: "
+            f"{run} ran out of memory with batch_size={batch} gradient_accumulation_steps={steps}: "
             f"batch_size={smaller[0]} gradient_accumulation_steps={smaller[1]} has the same product, {batch * steps}"
         )
 

@@ -1,7 +1,7 @@
 """What is printed when Slurm has accepted a launch: its jobs, and how to go on."""
 
 import shlex
-from typing import List, Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from cruijff_kit.launches import Slot
 
