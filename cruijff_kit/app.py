@@ -162,7 +162,8 @@ def run_stage(config: DictConfig, stage: str) -> float | None:
         frozen.thaw(folder, config.frozen.files)
     if stage == "train":
         command, train_config = distributed.on_node(list(config.commands.train), os.environ), Path(config.commands.train[-1])
-        train(Training.of(config.run, command, train_config, read_config(train_config), folder))
+        kept = None if config.kept_epochs is None else list(config.kept_epochs)
+        train(Training.of(config.run, command, train_config, read_config(train_config), folder), kept)
         return None
     print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
     stage_command.run(list(config.commands[stage]), folder)

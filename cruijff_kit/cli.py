@@ -42,6 +42,15 @@ examples:
   cruijff-kit doctor . --cluster gpu_node --wait 300
 """
 
+PRUNE_EPILOG = """\
+Only of runs whose training is finished, and that nobody trains now. What is evaluated stays.
+
+examples:
+  cruijff-kit prune . --dry-run          what would be deleted, and its size
+  cruijff-kit prune . run_000 run_003    only of these runs
+  cruijff-kit prune . --asides --yes     what later trainings moved aside too, without being asked
+"""
+
 RUN_EPILOG = """\
 Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
 
@@ -61,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ is no fault
     arguments, rest = _parser().parse_known_args(argv)
+    if "runs" in arguments and not any(word.startswith("-") for word in rest):
+        arguments.runs, rest = [*arguments.runs, *rest], []  # argparse leaves those that stand after a flag
     if rest and arguments.function is not _run:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     return report_faults(lambda: arguments.function(arguments, rest), getattr(arguments, "json", False))
@@ -134,6 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
     doctor.set_defaults(function=_doctor)
+
+    text = "delete intermediate epochs that a later one makes unneeded; asks first"
+    prune = commands.add_parser("prune", help=text, description=text, epilog=PRUNE_EPILOG, formatter_class=raw)
+    prune.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    prune.add_argument("runs", nargs="*", metavar="run_000", help="only of these runs")
+    prune.add_argument("--asides", action="store_true", help="delete what was moved aside too: results/run_000.20261124T093000")
+    prune.add_argument("--dry-run", action="store_true", help="print what would be deleted")
+    prune.add_argument("--yes", action="store_true", help="do not ask")
+    prune.add_argument("--json", action="store_true", help="print it as JSON; nothing is deleted then without --yes")
+    prune.set_defaults(function=_prune)
 
     text = "train and evaluate on this machine: one point, or with --multirun the sweep"
     run = commands.add_parser(
@@ -241,14 +262,15 @@ def _span(names: Sequence[str]) -> str:
 
 
 def _confirm(runs: int) -> None:
-    if not sys.stdin or not sys.stdin.isatty():
-        raise CruijffKitError(f"{runs} runs: say --yes to generate that many")
-    try:
-        answer = input(f"{runs} runs. Continue? [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise CruijffKitError("nothing was written")
+    from cruijff_kit.question import confirm
+
+    confirm(f"{runs} runs. Continue?", f"{runs} runs: say --yes to generate that many", "nothing was written")
+
+
+def _prune(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.prune_command import Wishes, prune
+
+    return prune(arguments.dir, arguments.runs, Wishes(arguments.asides, arguments.dry_run, arguments.yes, arguments.json))
 
 
 def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from cruijff_kit import frozen, inputs
+from cruijff_kit import epochs, frozen, inputs
 from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
@@ -93,6 +93,7 @@ class Filler:
             config.scores = str(layout.run_eval_results(name))
             config.stages = list(self._stages(config, run))
             config.commands = commands
+            config.kept_epochs = self._kept_epochs(run)
             if self._in_sweep:
                 config.frozen = {"files": files, "inputs": self._input_sets(run)}
                 config.keys = _keys(run, files, point.words)
@@ -103,6 +104,11 @@ class Filler:
             trained = stage == "train" and self._in_sweep and run is not None and self._is_trained(run)
             if not trained and (stage != "eval" or config.evaluation.enabled):
                 yield stage
+
+    def _kept_epochs(self, run: Run | None) -> list[int] | None:
+        """Those whose checkpoints stay; None for all."""
+        only_last = run is not None and self._made.experiment.spec.output.keep_checkpoints == "last"
+        return epochs.evaluated(run.config["epochs"]) if only_last else None
 
     def _is_trained(self, run: Run) -> bool:
         layout = self._made.layout
