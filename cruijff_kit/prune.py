@@ -39,8 +39,10 @@ class Folder:
 
 @dataclass
 class Found:
-    """Args:
-    left_alone: runs of which nothing is touched, and why.
+    """What can go.
+
+    Args:
+        left_alone: runs of which nothing is touched, and why.
     """
 
     layout: Layout
@@ -84,9 +86,11 @@ def _generated(folder: Path) -> tuple[Layout, list[str]]:
 
 @dataclass(frozen=True)
 class _Places:
-    """Args:
-    unneeded: what the finished training of a run has no more use for.
-    beside: the folders beside which something of it may have been moved.
+    """Where things of one run lie.
+
+    Args:
+        unneeded: what its finished training has no more use for.
+        beside: the folders beside which something of it may have been moved.
     """
 
     unneeded: Sequence[Path] = ()

@@ -436,7 +436,7 @@ def test_a_run_that_keeps_the_last_epoch_ends_with_it_alone_and_prune_does_the_s
     kept = cruijff(*words, "lora_rank=2")
     assert kept.returncode == 0, kept.stderr
     edit(experiment, output={"keep_checkpoints": "last"})
-    removed = cruijff(*words, "lora_rank=4", "--multirun", "hydra/launcher=staged_local")  # in a job, from what was frozen
+    removed = cruijff("run", experiment, "--multirun", "hydra/launcher=staged_local", "stages=[train]", "lora_rank=4")  # in a job, from what was frozen
     assert removed.returncode == 0, removed.stderr
     checkpoints = [experiment / "results" / run / "hf_model" for run in ("run_000", "run_001")]
     assert [names(each) for each in checkpoints] == [["epoch_0", "epoch_1", "recipe_state"], ["epoch_1"]]
