@@ -27,10 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ is no fault
     words = parser()
     arguments, rest = words.parse_known_args(argv)
+    if "runs" in arguments and not any(word.startswith("-") for word in rest):
+        arguments.runs, rest = [*arguments.runs, *rest], []  # argparse leaves those that stand after a flag
     if rest and arguments.command != "run":
         words.error(f"unrecognized arguments: {' '.join(rest)}")
     commands = {
         "generate": _generate, "check": _check, "doctor": _doctor, "run": _run, "status": _status, "logs": _logs, "cancel": _cancel,
+        "prune": _prune,
     }  # fmt: skip
     return report_faults(lambda: commands[arguments.command](arguments, rest), getattr(arguments, "json", False))
 
@@ -164,14 +167,15 @@ def _span(names: Sequence[str]) -> str:
 
 
 def _confirm(runs: int) -> None:
-    if not sys.stdin or not sys.stdin.isatty():
-        raise CruijffKitError(f"{runs} runs: say --yes to generate that many")
-    try:
-        answer = input(f"{runs} runs. Continue? [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise CruijffKitError("nothing was written")
+    from cruijff_kit.question import confirm
+
+    confirm(f"{runs} runs. Continue?", f"{runs} runs: say --yes to generate that many", "nothing was written")
+
+
+def _prune(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.prune_command import Wishes, prune
+
+    return prune(arguments.dir, arguments.runs, Wishes(arguments.asides, arguments.dry_run, arguments.yes, arguments.json))
 
 
 def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

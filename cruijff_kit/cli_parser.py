@@ -29,6 +29,15 @@ examples:
   cruijff-kit doctor . --cluster gpu_node --wait 300
 """
 
+PRUNE_EPILOG = """\
+Only of runs whose training is finished, and that nobody trains now. What is evaluated stays.
+
+examples:
+  cruijff-kit prune . --dry-run          what would be deleted, and its size
+  cruijff-kit prune . run_000 run_003    only of these runs
+  cruijff-kit prune . --asides --yes     what later trainings moved aside too, without being asked
+"""
+
 RUN_EPILOG = """\
 Everything after DIR goes to Hydra. Without --multirun one point runs: the first, unless overridden.
 
@@ -142,4 +151,14 @@ def parser() -> argparse.ArgumentParser:
     cancel.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
     cancel.add_argument("runs", nargs="*", metavar="RUN", help="only these runs, each with all of its stages")
     cancel.set_defaults(command="cancel")
+
+    text = "delete intermediate epochs that a later one makes unneeded; asks first"
+    prune = commands.add_parser("prune", help=text, description=text, epilog=PRUNE_EPILOG, formatter_class=raw)
+    prune.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    prune.add_argument("runs", nargs="*", metavar="RUN", help="only of these runs")
+    prune.add_argument("--asides", action="store_true", help="delete what was moved aside too: results/run_000.20261124T093000")
+    prune.add_argument("--dry-run", action="store_true", help="print what would be deleted")
+    prune.add_argument("--yes", action="store_true", help="do not ask")
+    prune.add_argument("--json", action="store_true", help="print it as JSON; nothing is deleted then without --yes")
+    prune.set_defaults(command="prune")
     return made

@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
+from cruijff_kit import epochs, model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import dataset_rows
-from cruijff_kit.disk_space import bytes_below, free_bytes
+from cruijff_kit.disk_space import free_bytes, occupied_bytes
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment
 from cruijff_kit.plan import Plan
@@ -144,13 +144,17 @@ class _Check:
             trainable=model.trainable_parameters,
             weights=weights.state,
             optimizer=optimizer.name,
-            checkpoint_bytes=training_cost.checkpoint_bytes(config, model, optimizer, _copied_bytes(folder)),
+            checkpoint_bytes=training_cost.checkpoint_bytes(config, model, optimizer, _copied_bytes(folder), self._epochs_at_once(config)),
             memory=training_cost.memory(config, model, optimizer, data, gpus),
         )
 
+    def _epochs_at_once(self, config: Mapping[str, Any]) -> int | None:
+        number = config.get("epochs")
+        return epochs.at_once(number, self._made.experiment.spec.output.keep_checkpoints) if isinstance(number, int) else None
+
     def bytes_to_come(self, run: RunSummary) -> int:
         """What the run's checkpoints will take beyond what they take now."""
-        return max(0, (run.checkpoint_bytes or 0) - bytes_below(self._made.layout.run_results(run.id)))
+        return max(0, (run.checkpoint_bytes or 0) - occupied_bytes(self._made.layout.run_results(run.id)))
 
     def _data(self, run: Run, folder: Path) -> Rows:
         key = f"{folder}\n{model_check.part({**run.config, 'output_dir': ''}, 'tokenizer', 'dataset')}"
@@ -192,5 +196,5 @@ def _copied_bytes(folder: Path) -> int:
 def _disk_problems(experiment: Experiment, disk: Disk) -> Iterator[Problem]:
     if disk.needed > disk.free:
         what = f"the checkpoints of all runs take {disk.needed / 1e9:,.1f} GB, and {disk.free / 1e9:,.1f} GB are free there"
-        fix = "name a folder on a bigger disk, train fewer epochs, or set save_adapter_weights_only: true"
+        fix = "name a folder on a bigger disk, keep only the last epoch (keep_checkpoints: last), or set save_adapter_weights_only: true"
         yield experiment.source.problem(("output", "results_dir"), what, fix)

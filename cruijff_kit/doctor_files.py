@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint
+from cruijff_kit import checkpoint, epochs
 from cruijff_kit.config_tree import find
-from cruijff_kit.disk_space import bytes_below, free_bytes
+from cruijff_kit.disk_space import free_bytes, human, occupied_bytes
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.plan import Plan
 from cruijff_kit.torchtune_config import weight_files
@@ -45,28 +45,30 @@ def _weights(made: Plan) -> Check:
         return Check("weights", "warning", "the configs name no weight files: not checked")
     folders = ", ".join(sorted({str(path.parent) for path in sizes}))
     count = f"{len(sizes)} file{'' if len(sizes) == 1 else 's'}"
-    return Check("weights", "ok", f"{count}, {_gigabytes(sum(size or 0 for size in sizes.values()))} in {folders}")
+    return Check("weights", "ok", f"{count}, {human(sum(size or 0 for size in sizes.values()))} in {folders}")
 
 
 def _room(made: Plan) -> Check:
     """Whether the checkpoints to come fit: of merged weights alone, the optimizer's state is known to `check --deep`."""
     free, adapters = free_bytes(made.layout.results), [run for run in made.runs if run.config.get("save_adapter_weights_only")]
-    needed = sum(_bytes_to_come(made, run.id, run.config) for run in made.runs)
+    keep = made.experiment.spec.output.keep_checkpoints
+    needed = sum(_bytes_to_come(made, run.id, run.config, keep) for run in made.runs)
     note = f"; {len(adapters)} of {len(made.runs)} runs save adapters alone, not counted" if adapters else ""
-    what = f"the weights of all epochs take {_gigabytes(needed)} more, and {_gigabytes(free)} are free in {made.layout.results}{note}"
+    what = f"the weights of {'all epochs' if keep == 'all' else 'the epochs that lie there at once'} take {human(needed)} more, and {human(free)} are free in {made.layout.results}{note}"
     if needed <= free:
         return Check("disk", "ok", what)
-    fix = "name a folder on a bigger disk (output.results_dir), train fewer epochs, or set save_adapter_weights_only: true"
+    fix = "name a folder on a bigger disk (output.results_dir), keep only the last epoch (output.keep_checkpoints: last), or set save_adapter_weights_only: true"
     return Check("disk", "failed", what, fix)
 
 
-def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any]) -> int:
+def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any], keep: str) -> int:
     """Beyond what the run's results take now."""
     if config.get("save_adapter_weights_only"):
         return 0
-    epochs = config.get("epochs")
+    number = config.get("epochs")
+    saved = epochs.at_once(number, keep) if isinstance(number, int) else 1
     model = sum(_saved_bytes(path, str(config.get("dtype"))) for path in _files(made, config))
-    return max(0, (epochs if isinstance(epochs, int) else 1) * model - bytes_below(made.layout.run_results(run)))
+    return max(0, saved * model - occupied_bytes(made.layout.run_results(run)))
 
 
 @cache
@@ -78,7 +80,3 @@ def _saved_bytes(path: Path, dtype: str) -> int:
     except (OSError, ValueError, LookupError, TypeError):
         return path.stat().st_size if path.is_file() else 0
     return elements * ELEMENT_BYTES[dtype] if dtype in ELEMENT_BYTES else path.stat().st_size
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

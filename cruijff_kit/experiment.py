@@ -185,7 +185,7 @@ def _check_paths(experiment: Experiment) -> list[Problem]:
         ("framework_config", "model_dir"): spec.framework_config.model_dir,
         ("framework_config", "base_config"): spec.framework_config.base_config,
         ("evaluation", "tasks_dir"): spec.evaluation.tasks_dir,
-        **{("output", key): value for key, value in spec.output.model_dump().items()},
+        **{("output", key): value for key, value in spec.output.folders.items()},
         **datasets(experiment),
     }
     problems = []
@@ -214,7 +214,7 @@ def datasets(experiment: Experiment) -> dict[KeyPath, str]:
 def _check_output(experiment: Experiment) -> list[Problem]:
     """The three folders of `output`: below the experiment's, and not inside another that is in use."""
     problems = []
-    folders = {key: experiment.path(value) for key, value in experiment.spec.output.model_dump().items()}
+    folders = {key: experiment.path(value) for key, value in experiment.spec.output.folders.items()}
     for key, folder in folders.items():
         others = [other for name, other in folders.items() if name != key]
         others += [experiment.folder / name for name in (".cruijff-kit", "scripts")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from cruijff_kit import frozen, inputs, provenance
+from cruijff_kit import epochs, frozen, inputs, provenance
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
@@ -99,6 +99,7 @@ class Filler:
             config.records = {stage: str(layout.record(stage, name)) for stage in ("train", "eval")}
             config.inputs = self._input_sets(run)
             config.git = self._git
+            config.kept_epochs = self._kept_epochs(run)
             if self._in_sweep:
                 config.frozen = {"files": files}
                 config.keys = _keys(run, files, words, self._again if "again" in left.why.values() else "")
@@ -115,6 +116,11 @@ class Filler:
         spec, folder = self._made.experiment.spec, self._made.experiment.folder
         names = [FILE_NAME, spec.framework_config.base_config, spec.evaluation.tasks_dir]
         return provenance.git(folder, [name for name in names if name and (folder / name).exists()])
+
+    def _kept_epochs(self, run: Run | None) -> list[int] | None:
+        """Those whose checkpoints stay; None for all."""
+        only_last = run is not None and self._made.experiment.spec.output.keep_checkpoints == "last"
+        return epochs.evaluated(run.config["epochs"]) if only_last else None
 
     def _input_sets(self, run: Run | None) -> dict[str, str]:
         """The set of files that each stage reads, by its name in what is recorded."""

@@ -31,9 +31,9 @@ NOT_BELOW_TORCHTUNE = {
 }
 
 
-# Root keys of the application's config beside the parameters; those before `stages` are set before anything starts.
-OWN_KEYS = ("stage", "run", "scores", "commands", "experiment_dir", "experiment_name", "stages", "only", "again", "dry_run", "evaluation", "cluster",
-            "hydra")  # fmt: skip
+# Root keys of the application's config beside the parameters; the first are set before anything starts, and not by the user.
+SET_KEYS = ("stage", "run", "scores", "commands", "kept_epochs")
+OWN_KEYS = (*SET_KEYS, "experiment_dir", "experiment_name", "stages", "only", "again", "dry_run", "evaluation", "cluster", "hydra")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check_form(usual: Mapping[str, Any], config: DictConfig) -> None:
         if name not in whole
     ]
     problems += [
-        Problem(COMMAND_LINE, f"'{name}' is set by cruijff-kit", name) for name in ("stage", "run", "scores", "commands") if whole.get(name)
+        Problem(COMMAND_LINE, f"'{name}' is set by cruijff-kit", name) for name in SET_KEYS if whole.get(name)
     ]
     for name, kind in (("evaluation", "settings"), ("evaluation.generate", "settings"), ("evaluation.tasks", "names of tasks")):
         node = OmegaConf.select(config, name)

@@ -17,11 +17,8 @@ SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._
 Text = Annotated[str, StringConstraints(min_length=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
-# Part of the language, and not evaluated or pruned by this version yet: named, so that nobody believes they work.
-NOT_YET = {
-    "evaluation": ("base_model", "merge_adapters", "group_by_base"),
-    "output": ("keep_checkpoints",),
-}
+# Part of the language, and not evaluated by this version yet: named, so that nobody believes they work.
+NOT_YET = {"evaluation": ("base_model", "merge_adapters", "group_by_base")}
 
 OBJECTIVE_HINT = "for instance domain_qa/match/accuracy: the names of results.json"
 
@@ -78,11 +75,17 @@ class Evaluation(_Section):
 
 
 class Output(_Section):
-    """`output:` where things are written, below the experiment's folder."""
+    """`output:` where things are written, below the experiment's folder, and which checkpoints stay."""
 
     configs_dir: Text = "configs/"
     results_dir: Text = "results/"
     eval_results_dir: Text = "eval_results/"
+    keep_checkpoints: Literal["all", "last"] = "all"
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders, each by its key."""
+        return self.model_dump(include={"configs_dir", "results_dir", "eval_results_dir"})
 
 
 class Specification(_Section):

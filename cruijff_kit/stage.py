@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cruijff_kit import checkpoint, distributed, evaluation_results, frozen, inputs, ownership, paths, provenance, records, stage_command
 from cruijff_kit.records import Record
 from cruijff_kit.torchtune_catalog import read_config
-from cruijff_kit.train import Training, train
+from cruijff_kit.train import Training, earlier_epochs, train
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,15 +45,17 @@ def run(config: DictConfig, stage: str) -> float | None:
 
 def _train(config: DictConfig, owner: ownership.Ownership) -> None:
     training = _training(config)
+    earlier = earlier_epochs(training, owner, None if config.kept_epochs is None else list(config.kept_epochs))
     if training.fault() is None:
         print(f"{training.run} is trained already: {training.model}", flush=True)
+        earlier.remove_at_the_end(training.last_epoch)  # what a kill has left
         return
 
     def seal(record: Record) -> Record:
         return replace(record, weights=checkpoint.seal(training.model, training.results))
 
     with _recorded(config, "train", seal, epochs=read_config(training.train_config)["epochs"]):
-        train(training, owner)
+        train(training, owner, earlier)
 
 
 def _training(config: DictConfig) -> Training:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, ownership, paths, resume, stage_command, torchtune_catalog, training_checks
+from cruijff_kit import checkpoint, epochs, ownership, paths, resume, stage_command, torchtune_catalog, training_checks
 from cruijff_kit.config_tree import output_dir_of, unescape
 from cruijff_kit.errors import CruijffKitError
 
@@ -54,6 +55,11 @@ class Training:
         """The folder of the epochs."""
         return self.model.parent
 
+    @property
+    def last_epoch(self) -> int:
+        """The number of the epoch that it ends with."""
+        return int(self.model.name.removeprefix("epoch_"))
+
     def fault(self) -> str | None:
         """Why this training is not finished, or None."""
         fault = checkpoint.fault(self.model)
@@ -73,7 +79,13 @@ class Training:
         return None if checkpoint.differences(*there) or checkpoint.other_model(*there) else state
 
 
-def train(training: Training, owner: ownership.Ownership) -> None:
+def earlier_epochs(training: Training, owner: ownership.Ownership, kept: Collection[int] | None) -> epochs.EarlierEpochs:
+    """What removes the epochs that are not kept, once nothing needs them; `kept` None for all."""
+    _, can_resume = _resumable(training.command)
+    return epochs.EarlierEpochs(training.checkpoints, kept, can_resume, owner.check)
+
+
+def train(training: Training, owner: ownership.Ownership, earlier: epochs.EarlierEpochs) -> None:
     """Trains; goes on from the last finished epoch, and moves aside what it cannot go on from.
 
     Raises:
@@ -86,10 +98,11 @@ def train(training: Training, owner: ownership.Ownership) -> None:
     owner.check()
     command = prepare(training)
     print(f"{training.run} train: {shlex.join(command)}", flush=True)
-    stage_command.run(command, training.folder, owner.environment, owner.check)
+    stage_command.run(command, training.folder, owner.environment, earlier.remove_meanwhile)
     fault = training.fault()
     if fault is not None:
         raise CruijffKitError(f"training ended without its checkpoint: {training.model}: {fault}")
+    earlier.remove_at_the_end(training.last_epoch)
 
 
 def prepare(training: Training) -> list[str]:
@@ -138,6 +151,20 @@ def move_aside(results: Path, left: Iterable[Path]) -> bool:
     for aside in asides.values():
         print(f"moved aside to {aside}: what was in {results}", flush=True)
     return bool(asides)
+
+
+def asides(place: Path) -> dict[str, list[Path]]:
+    """The folders in `place` that `move_aside` made, by the name of what they were moved from."""
+    found: dict[str, list[Path]] = {}
+    try:
+        there = sorted(place.iterdir())
+    except OSError:
+        return found
+    for path in there:
+        match = re.fullmatch(r"(.+)\.\d{8}T\d{6}(_\d+)?", path.name)
+        if match and path.is_dir() and not path.is_symlink():
+            found.setdefault(match[1], []).append(path)
+    return found
 
 
 def _fresh_folder(beside: Path) -> Path:

@@ -59,8 +59,8 @@ def _number(config: Mapping[str, Any], name: str) -> int:
     return value if isinstance(value, int) and value > 0 else 1
 
 
-def checkpoint_bytes(config: Mapping[str, Any], model: Model, optimizer: Optimizer, copied: int = 0) -> int:
-    """Bytes that the run's checkpoints take in the end, but for some kilobytes of headers and indexes.
+def checkpoint_bytes(config: Mapping[str, Any], model: Model, optimizer: Optimizer, copied: int = 0, at_once: int | None = None) -> int:
+    """Bytes that the run's checkpoints take at most, but for some kilobytes of headers and indexes.
 
     Each epoch keeps the merged weights in the training's dtype and, of LoRA, the adapter twice (adapter_model.pt and
     .safetensors), or the adapter alone; and copies of the tokenizer and what else lies beside the base weights.
@@ -69,10 +69,11 @@ def checkpoint_bytes(config: Mapping[str, Any], model: Model, optimizer: Optimiz
 
     Args:
         copied: bytes of the files beside the base weights.
+        at_once: how many epochs lie there at the same time; None for all.
     """
     epochs = _number(config, "epochs")
     merged = 0 if config.get("save_adapter_weights_only") and model.adapter_parameters else model.merged_bytes
-    return epochs * (merged + 2 * model.adapter_bytes + copied) + (optimizer.state_bytes if epochs > 1 else 0)
+    return (at_once or epochs) * (merged + 2 * model.adapter_bytes + copied) + (optimizer.state_bytes if epochs > 1 else 0)
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,11 @@ def test_checkpoints_of_more_than_the_free_disk_are_an_error(experiment, spec):
     report = checked(experiment)
     needed, free = (f"{size / 1e9:,.1f}" for size in (report.disk.needed, report.disk.free))
     what = f"the checkpoints of all runs take {needed} GB, and {free} GB are free there"
-    fix = "name a folder on a bigger disk, train fewer epochs, or set save_adapter_weights_only: true"
+    fix = "name a folder on a bigger disk, keep only the last epoch (keep_checkpoints: last), or set save_adapter_weights_only: true"
     assert Problem("experiment.yaml", what, "output.results_dir", None, fix) in report.problems
+    spec["output"] = {"keep_checkpoints": "last"}
+    write_spec(experiment, spec)
+    assert checked(experiment).disk.needed * 1_000_000 < report.disk.needed
 
 
 def test_packed_data_that_fills_no_step_is_a_fault(experiment, spec):

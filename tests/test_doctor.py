@@ -73,7 +73,7 @@ def test_without_slurm_one_message_says_so_and_the_rest_is_checked(folder, capsy
         "ok       cluster      profile default",
         "failed   slurm        sbatch was not found: is this a login node of the cluster? Slurm's programs must be on PATH",
         "                      → try on the cluster's login node; if it is one, ask who runs the cluster",
-        f"ok       weights      1 file, 0.0 MB in {folder.parent}/model",
+        f"ok       weights      1 file, 0 bytes in {folder.parent}/model",
     ]
     assert printed.splitlines()[-1] == "warning  node         not checked: see what failed above"
 
@@ -211,13 +211,17 @@ def test_a_disk_that_is_too_small_is_a_fault(folder):
     found = checks(folder)["disk"]
     assert found.state == "failed"
     assert found.what.startswith("the weights of all epochs take 80,000,000.0 GB more, and ")
-    assert found.fix == "name a folder on a bigger disk (output.results_dir), train fewer epochs, or set save_adapter_weights_only: true"
+    assert found.fix == "name a folder on a bigger disk (output.results_dir), keep only the last epoch (output.keep_checkpoints: last), or set save_adapter_weights_only: true"
+    edit(folder, controls={"epochs": 3})
+    assert checks(folder)["disk"].what.startswith("the weights of all epochs take 240,000,000.0 GB more, and ")
+    edit(folder, output={"keep_checkpoints": "last"})
+    assert checks(folder)["disk"].what.startswith("the weights of the epochs that lie there at once take 160,000,000.0 GB more, and ")
 
 
 def test_runs_that_save_adapters_alone_take_no_room(folder):
     edit(folder, controls={"save_adapter_weights_only": True}, evaluation={"enabled": False})
     found = checks(folder)["disk"]
-    assert found.what.startswith("the weights of all epochs take 0.0 MB more, and ")
+    assert found.what.startswith("the weights of all epochs take 0 bytes more, and ")
     assert found.what.endswith("; 2 of 2 runs save adapters alone, not counted")
 
 

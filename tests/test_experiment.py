@@ -71,7 +71,7 @@ def test_the_smallest_experiment_has_the_defaults_of_all_the_rest(tmp_path):
             "backend": "hf",
             "objective": None,
         },
-        "output": {"configs_dir": "configs/", "results_dir": "results/", "eval_results_dir": "eval_results/"},
+        "output": {"configs_dir": "configs/", "results_dir": "results/", "eval_results_dir": "eval_results/", "keep_checkpoints": "all"},
     }
 
 
@@ -218,8 +218,11 @@ def test_a_name_that_is_no_safe_path_is_refused(tmp_path, name):
         "output:\n  config_dir: x\n": (
             "experiment.yaml:7  output.config_dir\n  unknown key 'config_dir'\n  did you mean 'configs_dir'?"
         ),
-        "output:\n  keep_checkpoints: last\n": (
-            "experiment.yaml:7  output.keep_checkpoints\n  'keep_checkpoints' is not supported by this version\n  remove it"
+        "output:\n  keep_checkpoints: lst\n": (
+            "experiment.yaml:7  output.keep_checkpoints\n  unsupported keep_checkpoints 'lst'\n  supported: all or last"
+        ),
+        "evaluation:\n  merge_adapters: true\n": (
+            "experiment.yaml:7  evaluation.merge_adapters\n  'merge_adapters' is not supported by this version\n  remove it"
         ),
     }.items(),
 )

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cruijff_kit import checkpoint, ownership, paths, records, resume, train
+from cruijff_kit import checkpoint, epochs, ownership, paths, records, resume, train
 from cruijff_kit import stage as stage_module
 from cruijff_kit.process_family import Family
 from tests.recipe_server import RecipeServer
@@ -109,26 +109,46 @@ RESUME = ["resume_from_checkpoint=True"]
 def test_a_kill_at_any_step_of_any_save_costs_an_epoch_at_most_and_changes_no_bit(
     recipe: str, server: RecipeServer, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """What remains to be trained is a function of the disk after `prepare`: the images are trained that differ there."""
+    """What remains to be trained is a function of the disk after `prepare`: the images are trained that differ there.
+
+    Where earlier epochs do not stay they may have been removed at each step, as soon as nothing needs them.
+    """
     run, images = uninterrupted(tmp_path / "run", recipe, server, tiny_model)
-    whole, trained, after = contents(run.training.model), {}, []
+    whole, trained = contents(run.training.model), {}
+    all_kept = after_a_kill(run, images, None, whole, trained)
+    assert after_a_kill(run, images, [EPOCHS - 1], whole, trained) == all_kept
+    assert set(all_kept) == {0, 1, 2}
+    begun = [int(max((path.name[-1] for path in image.glob("hf_model/epoch_*")), default="0")) for image in images]
+    assert all(number >= epoch for number, epoch in zip(all_kept, begun))  # epoch 2's folder: epochs 0 and 1 are kept
+
+
+def after_a_kill(run: Experiment, images: list[Path], kept: list[int] | None, whole: dict[str, str], trained: dict) -> list[int]:
+    """How many epochs are gone on from after a kill at each image; that all end in the weights `whole`.
+
+    Args:
+        kept: the epochs that stay; None for all.
+        trained: the weights that each state of the disk was found to end in.
+    """
+    after = []
     for image in images:
         run.restore(image)
+        checkpoints = run.training.checkpoints
+        epochs.EarlierEpochs(checkpoints, kept, resumable=True, check=lambda: None).remove_meanwhile()
         words = train.prepare(run.training)[5:]
         left = contents(run.results / "hf_model")
-        state = resume.last_state(run.training.checkpoints)
+        state = resume.last_state(checkpoints)
         after.append(state.epochs_run if state else 0)
+        if kept is not None and state:  # that of the last finished epoch, and what was moved aside is not there
+            assert sorted(checkpoints.glob("epoch_*")) == [checkpoints / f"epoch_{state.epochs_run - 1}"]
         assert words == (RESUME if state else [])
         key = (*words, *left.items())
         if key not in trained:
-            run.server.run(train.RESUMABLE[recipe], ["--config", str(run.config), *words])
+            run.server.run(train.RESUMABLE[run.recipe], ["--config", str(run.config), *words])
             trained[key] = contents(run.training.model)
             assert run.training.fault() is None
         assert trained[key] == whole, image.name
     assert after == sorted(after)  # never back behind a state that was whole before
-    assert set(after) == {0, 1, 2}
-    begun = [int(max((path.name[-1] for path in image.glob("hf_model/epoch_*")), default="0")) for image in images]
-    assert all(number >= epoch for number, epoch in zip(after, begun))  # epoch 2's folder: epochs 0 and 1 are kept
+    return after
 
 
 def test_gradients_that_an_epoch_leaves_to_the_next_are_not_lost(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
@@ -230,7 +250,8 @@ folder = Path(sys.argv[1])
 command = ["tune", "run", "lora_finetune_single_device", "--config", str(folder / "train_000.yaml")]
 read = {"recorded": str(inputs.record({"nothing": []}, folder)), "train": "nothing"}
 config = {"experiment_dir": str(folder), "run": "run_000", "identity": "abc", "commands": {"train": command}, "inputs": read, "git": None}
-stage.run(OmegaConf.create({**config, "records": {"train": str(folder / "results/run_000/record.json")}}), "train")
+config |= {"records": {"train": str(folder / "results/run_000/record.json")}, "kept_epochs": [2]}
+stage.run(OmegaConf.create(config), "train")
 """
 
 
@@ -278,6 +299,7 @@ def test_the_whole_stage_killed_by_sigkill_goes_on_when_it_is_started_again(stag
     record = records.read(run.training.results / paths.RECORD)
     assert (record.state, record.attempt, record.epochs) == ("done", 2, EPOCHS)
     assert checkpoint.is_sealed(record.weights, run.training.results)
+    assert [path.name for path in run.training.checkpoints.iterdir()] == ["epoch_2"]
     assert train_stage.start().communicate()[0] == f"run_000 is trained already: {run.training.model}\n"
 
 
