@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import failure, log_follow, progress, records
+from cruijff_kit import columns, failure, log_follow, progress, records
 from cruijff_kit.failure import Failure
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
@@ -19,7 +19,8 @@ from cruijff_kit.stage_state import DONE, LIVE, OVER_BADLY, RUNNING, WAITING, St
 from cruijff_kit.sweep_state import RunState, SweepState, look
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.text import Text
 
 NARROW = 110  # columns of a terminal below which job ids and sizes are left out
 ORDER = (RUNNING, *OVER_BADLY)  # what a screen that is too small for all runs shows first
@@ -47,7 +48,9 @@ def rows(state: SweepState) -> list[Row]:
 
 
 def _row(layout: Layout, run: RunState) -> Row:
-    size = occupied_bytes(layout.run_results(run.run)) + occupied_bytes(layout.run_eval_results(run.run))
+    disk = layout.run_results(run.run) / "hf_model"  # it may be a link to a bigger disk
+    places = [layout.run_results(run.run), layout.run_eval_results(run.run), *([disk.resolve()] if disk.is_symlink() else [])]
+    size = sum(map(occupied_bytes, places))
     if run.train is not None and run.train.state == RUNNING:
         done = _progress(layout, run)
         return Row(run, _said(done) or run.train.why, done, size)
@@ -108,32 +111,21 @@ def _whole(run: RunState) -> str:
     return next((word for word in (*OVER_BADLY, RUNNING, "queued") if word in states), WAITING)
 
 
-def table(shown: Sequence[Row], width: int, one_line: bool = False) -> RenderableType:
+def lines(shown: Sequence[Row], width: int, one_line: bool = False) -> Iterator[Text]:
     """The rows for a terminal of so many columns; `one_line` cuts off what would take more."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     names = list(dict.fromkeys(name for row in shown for name in row.run.params))
-    wide, overflow = width >= NARROW, "ellipsis" if one_line else "fold"
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for heading in ("run", *names, "train", "eval"):
-        made.add_column(heading, no_wrap=one_line or heading in ("run", "train", "eval"), overflow=overflow)
-    made.add_column("", ratio=1 if width < 1000 else None, no_wrap=one_line, overflow=overflow)
-    for heading in ("time", *(("job", "size") if wide else ())):
-        made.add_column(heading, justify="right", no_wrap=True)
-    for row in shown:
-        stages = [row.run.train, row.run.eval]
-        cells = [Text(row.run.run), *(Text(str(row.run.params.get(name, ""))) for name in names), *map(_word, stages), Text(row.says)]
-        cells += [Text(_time(row.run)), *((Text(_job(row.run)), Text(human(row.size) if row.size else "")) if wide else ())]
-        made.add_row(*cells)
-    return made
+    more = ("job", "size") if width >= NARROW else ()
+    headings = ["run", *names, "train", "eval", "", "time", *more]
+    cells = [[*_cells(row, names), *((_job(row.run), human(row.size) if row.size else "") if more else ())] for row in shown]
+    flexible = headings.index("")
+    return columns.render(
+        headings, cells, width=width, flexible=flexible, right=range(flexible + 1, len(headings)), one_line=one_line, styles=COLOURS
+    )
 
 
-def _word(stage: StageState | None) -> Any:
-    from rich.text import Text
-
-    return Text(stage.state, style=COLOURS.get(stage.state, "")) if stage is not None else Text("")
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    stages = (state.state if state is not None else "" for state in (row.run.train, row.run.eval))
+    return [row.run.run, *(str(row.run.params.get(name, "")) for name in names), *stages, row.says, _time(row.run)]
 
 
 def _time(run: RunState) -> str:
@@ -209,8 +201,10 @@ def print_status(folder: Path, console: Console) -> None:
     shown = rows(state)
     question = state.experiment.spec.experiment.question
     console.print(f"{state.experiment.name}{f': {question}' if question else ''}", markup=False, highlight=False)
-    console.print(summary(state, shown), markup=False, highlight=False)
-    console.print(table(shown, console.width))
+    console.print(f"{summary(state, shown)}\n", markup=False, highlight=False)
+    for line in lines(shown, console.width):
+        console.print(line, soft_wrap=True)
+    console.print()
     for line in (*state.notes, *advice(state, folder)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit.status import ORDER, Row, is_under_way, now, print_status, rows, summary, table
+from cruijff_kit.status import ORDER, Row, is_under_way, now, lines, print_status, rows, summary
 from cruijff_kit.sweep_state import SweepState, look
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def _screen(state: SweepState, width: int, height: int) -> Any:
     every = rows(state)
     shown = _most_telling(every, max(1, height - AROUND_THE_TABLE - len(state.notes)))
     left = len(every) - len(shown)
-    lines = [f"{now()}  {summary(state, every)}", *state.notes]
+    above = (Text(line, no_wrap=True, overflow="ellipsis") for line in (f"{now()}  {summary(state, every)}", *state.notes, ""))
     more = [Text(f"and {left} more")] if left else []
-    return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), table(shown, width, one_line=True), *more)
+    return Group(*above, *lines(shown, width, one_line=True), *more)
 
 
 def _most_telling(every: Sequence[Row], count: int) -> list[Row]:

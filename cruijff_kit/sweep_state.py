@@ -192,10 +192,14 @@ class _Observer:
         return _is_trained(self._layout, run)
 
 
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
 def _is_trained(layout: Layout, run: str) -> bool:
     """By a look at all of it: of what was trained by hand, and what was copied, no record tells."""
     results, train_config = layout.run_results(run), layout.train_config(run)
-    if not results.is_dir() or not train_config.is_file():
+    if not train_config.is_file() or not any(path.name != paths.RECORD and not path.is_symlink() for path in _entries(results)):
         return False
     try:
         return Training.of(run, (), train_config, read_config(train_config), layout.folder).fault() is None

@@ -8,8 +8,7 @@ import pytest
 
 from cruijff_kit import optimizer_check
 from cruijff_kit.optimizer_check import Optimizer
-from cruijff_kit.training_checks import Fault
-from tests.deep_configs import built, named, tiny, tiny_full
+from tests.deep_configs import built, tiny, tiny_full
 
 
 def checked(made: dict[str, Any], **nodes: dict[str, Any] | None) -> Optimizer:

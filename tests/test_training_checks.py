@@ -11,6 +11,7 @@ import yaml
 from cruijff_kit import torchtune_catalog
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.plan import plan
+from cruijff_kit.sweep import Run
 from cruijff_kit.torchtune_config import weight_files
 from cruijff_kit.training_checks import HF_CHECKPOINTER_BLOCK
 from tests.tiny_experiment import specification, write_experiment, write_hollow_model, write_spec
