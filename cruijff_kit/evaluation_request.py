@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, torchtune_catalog
+from cruijff_kit import checkpoint, task_source, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError, closest
 from cruijff_kit.config_tree import unescape
 
@@ -66,7 +65,7 @@ class Request:
         return {
             "function": task["function"],
             "args": task["args"],
-            "files": _sources(Path(task["file"])),
+            "files": task_source.digest(Path(task["file"]), task["function"]),
             "generate": dict(self.generate),
             "limit": self.limit,
             "dtype": self.dtype,
@@ -75,14 +74,6 @@ class Request:
 
     def shown(self, path: Path) -> str:
         return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
-
-
-def _sources(file: Path) -> str:
-    """Digest of the task file and of all Python beside it and below: it may import scorers and prompts from there."""
-    whole = hashlib.sha256(file.read_bytes())
-    for path in sorted(file.parent.rglob("*.py")):
-        whole.update(f"{path.relative_to(file.parent)}\n".encode() + path.read_bytes())
-    return whole.hexdigest()
 
 
 def override(request: Request, words: Sequence[str]) -> Request:
