@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Record:
         log: where its output went, if to a file that it knows.
         exit_code: of its command, below 0 for the signal that killed it; None where no command ran to its end.
         reason: why it is not done.
+        kind: of what failed: see failure.Failure.
         gpus: those that it could see.
         versions: of what it ran with, by the name of the distribution.
         git: the commit of the experiment's folder when this was sent, and whether what the run depends on differed from it.
@@ -63,11 +64,12 @@ class Record:
     log: str | None = None
     exit_code: int | None = None
     reason: str | None = None
-    gpus: Sequence[str] = ()
+    kind: str | None = None
+    gpus: Sequence[str] = field(default_factory=list)
     versions: Mapping[str, str] | None = None
     git: Mapping[str, Any] | None = None
     inputs: Mapping[str, str] | None = None
-    asked: Sequence[str] = ()
+    asked: Sequence[str] = field(default_factory=list)
     epochs: int | None = None
     weights: Mapping[str, Any] | None = None
 
@@ -80,7 +82,7 @@ def read(path: Path) -> Record | None:
             return None
         record = Record(**{field.name: values[field.name] for field in fields(Record) if field.name in values})
         numbers = (record.attempt, record.started_s, record.pid, record.restart, record.ended_s or 0)
-        texts = (record.run, record.stage, record.config, record.state, record.host, record.job or "", record.log or "", record.reason or "")
+        texts = (record.run, record.stage, record.config, record.state, record.host, record.job or "", record.log or "", record.reason or "", record.kind or "")
         sound = all(isinstance(each, (int, float)) for each in numbers) and all(isinstance(each, str) for each in texts)
         return record if sound else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -112,7 +114,8 @@ def kept(path: Path, record: Record, finish: Callable[[Record], Record] = lambda
         raise
     except BaseException as error:
         state = INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) else FAILED
-        ended = replace(record, state=state, ended_s=time.time(), exit_code=getattr(error, "exit_code", None), reason=_said(error))
+        how = {"exit_code": getattr(error, "exit_code", None), "kind": getattr(error, "kind", None)}
+        ended = replace(record, state=state, ended_s=time.time(), reason=_said(error), **how)
         write(path, ended)
         raise
     write(path, finish(replace(record, state=DONE, ended_s=time.time(), exit_code=0)))

@@ -23,12 +23,13 @@ GRACE_S = 3.0  # for the command to clean up, before it is killed
 
 
 class CommandFailed(CruijffKitError):
-    """A command ended otherwise than with 0; `exit_code` is below 0 for the signal that killed it."""
+    """A command ended otherwise than with 0: `exit_code` is below 0 for the signal that killed it; `kind` as in failure.Failure."""
 
-    def __init__(self, program: str, exit_code: int, last: str) -> None:
-        how = f"exited with {exit_code}: {last}" if exit_code > 0 else f"was killed by {_signal_name(-exit_code)}{_guess(-exit_code)}"
-        super().__init__(f"{program} {how}")
-        self.exit_code = exit_code
+    def __init__(self, program: str, exit_code: int, said: str) -> None:
+        told = telling(said)
+        how = f"exited with {exit_code}: {told.line if told else last_line(said)}"
+        super().__init__(f"{program} {how if exit_code > 0 else f'was killed by {_signal_name(-exit_code)}{_guess(-exit_code)}'}")
+        self.exit_code, self.kind = exit_code, told.kind if told else "error"
 
 
 def _signal_name(number: int) -> str:
@@ -72,7 +73,7 @@ def run(
         raise
     if process.returncode != 0:
         family.end(GRACE_S)
-        raise CommandFailed(command[0], process.returncode, _telling_line(tail))
+        raise CommandFailed(command[0], process.returncode, tail)
 
 
 @contextmanager
@@ -111,11 +112,6 @@ def _follow(process: subprocess.Popen[bytes], look: Callable[[], None]) -> str:
             elif process.poll():  # it failed, and what it left behind keeps its stderr open
                 break
     return tail.decode(errors="replace")
-
-
-def _telling_line(text: str) -> str:
-    told = telling(text)
-    return told.line if told else last_line(text)
 
 
 def last_line(text: str) -> str:

@@ -153,8 +153,7 @@ def _over(seen: Witnesses) -> StageState:
         return _by_slurm(ended)
     killed = record is not None and (record.exit_code or 0) < 0  # by whom, only the log tells
     if record is not None and record.state == records.FAILED and not killed:
-        kind = telling(record.reason or "")
-        return StageState(FAILED, record.reason or "", kind.kind if kind else "error")
+        return StageState(FAILED, record.reason or "", record.kind or "error")
     said = telling(log_follow.tail(seen.log)) if seen.log else None
     if said is not None and (said.kind != "error" or record is None or record.state != records.INTERRUPTED):
         return _by_log(said)

@@ -79,7 +79,7 @@ def _reasons(run: RunState, wish: Wish, unsettled: Mapping[str, str]) -> Iterato
     barred = None
     if run.train is not None:
         reason = _of_training(run, wish, evaluated)
-        if "train" in wish.stages or reason.startswith(ADOPTED):
+        if "train" in wish.stages or evaluated and reason.startswith(ADOPTED):
             yield "train", reason
         elif reason != DONE:
             barred = "left out: it is not trained"
