@@ -423,8 +423,10 @@ def test_a_one_off_evaluation_shows_its_settings_beside_its_scores(swept: tuple[
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split() for line in _scores(folder).splitlines() if line.strip().startswith("run_")}
     assert (rows["run_000"][-2:], rows["run_001"][-1]) == (["2", "limit=2"], "12")
-    tasks = folder / "evals/scorers.py"
-    tasks.write_text("EXACT = True\n")
+    (folder / "evals/scorers.py").write_text("EXACT = True\n")  # which the task does not import
+    assert "stale" not in _scores(folder)
+    tasks = folder / "evals/tasks.py"
+    tasks.write_text(tasks.read_text() + "\nimport scorers\n")
     assert "stale: of another version of the task" in _scores(folder)
 
 
