@@ -174,7 +174,13 @@ def digest(folder: Path) -> str:
 
 
 def stamp(folder: Path) -> dict[str, list[int]]:
-    """Size and time of each shard: a cheap sign that the weights are still those that were hashed."""
+    """Size and time of each shard: a cheap sign that the weights are still those that were hashed.
+
+    Raises:
+        OSError: there are none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
     return {name: _stamp(folder / name) for name in shards(folder)}
 
 

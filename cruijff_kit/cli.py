@@ -66,7 +66,7 @@ def _fault_of_ours() -> int:
     with tempfile.NamedTemporaryFile("w", prefix="cruijff-kit-", suffix=".log", delete=False) as log:
         log.write(traceback.format_exc())
     what = " ".join("".join(traceback.format_exception_only(sys.exception())).split())
-    print(f"cruijff-kit failed, and should not have: {what}\nplease report it with {log.name}", file=sys.stderr)
+    print(f"please report this with {log.name}\ncruijff-kit failed, and should not have: {what}", file=sys.stderr)
     return 3
 
 

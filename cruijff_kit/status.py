@@ -15,7 +15,7 @@ from cruijff_kit.failure import Failure
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.progress import Progress
-from cruijff_kit.stage_state import DONE, LIVE, OVER_BADLY, RUNNING, WAITING, StageState
+from cruijff_kit.stage_state import DONE, LIVE, OVER_BADLY, RUNNING, WAITING
 from cruijff_kit.sweep_state import RunState, SweepState, look
 
 if TYPE_CHECKING:
