@@ -63,8 +63,9 @@ define install_slurm
 	fi
 endef
 
+# The files in the order of tests/conftest.py, and not, as xdist would have it, those of few tests last: they are the longest.
 test: model slurm
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: model
 	$(BIN)/python -m $(BENCHMARKS)

@@ -15,6 +15,30 @@ from tests.tiny_llama import make_tiny_llama
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# For all that the tests start. Two of them run at once on two cores: with two threads each, they wait for one another,
+# and a training takes half as much processor time again.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What takes minutes comes first, the longest of all at the head, so that no worker is left with it at the end.
+LONGEST_FIRST = [
+    "slurm/test_demo.py",
+    "slurm/test_interruptions.py",
+    "test_run.py",
+    "slurm/test_sweep.py",
+    "slurm/test_staged_slurm.py",
+    "slurm/test_killed_launch.py",
+    "test_resume.py",
+    "slurm/test_waiting.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files in the order in which workers take them; within a file nothing moves."""
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
+    if gone := [str(path) for path in places if not path.is_file()]:
+        raise pytest.UsageError(f"LONGEST_FIRST in {__file__} names what is not there: {', '.join(gone)}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -261,8 +261,8 @@ def raising():
 '''
 
 
-def test_evaluation_needs_no_network(swept: tuple[Path, str], tmp_path: Path) -> None:
-    folder, _ = swept
+def test_evaluation_needs_no_network(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "offline", cruijff)
     without = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     command = ["unshare", "--net", "--map-root-user", sys.executable, str(folder / "configs/eval_000.py"), "limit=2"]
     done = subprocess.run(command, cwd=tmp_path, env=without, text=True, capture_output=True, timeout=100)
@@ -270,7 +270,6 @@ def test_evaluation_needs_no_network(swept: tuple[Path, str], tmp_path: Path) ->
     (log,) = {results_of(folder, "run_000")["log"]}
     assert results_of(folder, "run_000")["samples"]["completed"] == 2
     assert (folder / log).is_file()
-    assert typed("python", folder / "configs/eval_000.py", cwd=tmp_path).returncode == 0
 
 
 def test_an_override_makes_a_new_run_which_generate_keeps(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
