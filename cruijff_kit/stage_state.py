@@ -97,8 +97,10 @@ class StageState:
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran, or runs."""
-        return None if self.started_s is None else max(0.0, (self.ended_s or time.time()) - self.started_s)
+        """How long it ran, or runs; None where nobody noted its end."""
+        if self.started_s is None or self.ended_s is None and self.state != RUNNING:
+            return None
+        return max(0.0, (self.ended_s or time.time()) - self.started_s)
 
 
 def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str] = lambda: "") -> StageState:
@@ -112,7 +114,7 @@ def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str
     record, slot = seen.recorded, seen.slot
     task = seen.task or (slot if record is None or record.job == str(slot) else record.job)
     known = replace(found, log=seen.log, job=str(task) if task else None)
-    if record is None or known.state in (WAITING, QUEUED):
+    if record is None or record.attempt == 0 or known.state in (WAITING, QUEUED):
         return known
     return replace(known, attempt=record.attempt, started_s=record.started_s, ended_s=record.ended_s if known.state != RUNNING else None)
 

@@ -77,7 +77,10 @@ def _said(done: Progress | None) -> str:
 
 def _why(run: RunState) -> str:
     """Of the first stage that has something to say."""
-    words = [state.why for state in run.stages.values() if state.state in OVER_BADLY] or [state.why for state in run.stages.values() if state.why]
+    stages = list(run.stages.values())
+    if any(state.state == "queued" for state in stages):
+        stages = [state for state in stages if state.state != WAITING]  # which wait for that
+    words = [state.why for state in stages if state.state in OVER_BADLY] or [state.why for state in stages if state.why]
     words += ["its weights were removed"] if run.weights_removed else []
     return words[0].splitlines()[0] if words and words[0] else ""
 
@@ -144,7 +147,9 @@ def advice(state: SweepState, folder: Path) -> Iterator[str]:
     where = shlex.quote(str(folder))
     bad = [run for run in state.runs if any(each.state in OVER_BADLY for each in run.stages.values())]
     if bad:
-        yield f"cruijff-kit logs {where} {bad[0].run}   what it said"
+        said = next((run for run in bad if any(each.state in OVER_BADLY and each.log and each.log.exists() for each in run.stages.values())), None)
+        if said is not None:
+            yield f"cruijff-kit logs {where} {said.run}   what it said"
         yield f"cruijff-kit run {where} --multirun --failed   tries again what failed"
     for run in bad:
         if run.train is not None and run.train.kind == "memory":

@@ -122,7 +122,7 @@ def is_under_way(state: StageState) -> bool:
 
 
 def _why(state: StageState) -> str:
-    if state.why:
+    if state.why and state.why != state.state:
         return f"{state.state}: {state.why.splitlines()[0]}"
     return "not begun" if state.state == WAITING else state.state
 
