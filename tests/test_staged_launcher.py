@@ -30,6 +30,8 @@ from hydra_plugins.staged_launcher._works import State, Work, end, next_ready
 from omegaconf import OmegaConf
 from packaging.version import Version
 
+from tests.terminal import Terminal
+
 LAUNCHERS = Path(__file__).parents[1] / "launchers"
 
 CONFIG = """
@@ -577,14 +579,18 @@ def test_the_terminals_interrupt_reaches_a_job_once_and_lets_it_clean_up(app: Ap
     assert not alive(app.events("pids", event="waiting")[0][0][0])
 
 
-def test_a_terminal_shows_what_each_job_says(app: App) -> None:
-    app.write("my_hooks.py", HOOKS)
+def test_a_terminal_of_80_columns_shows_what_each_job_says_in_a_line_that_is_redrawn(app: App) -> None:
+    app.write("my_hooks.py", HOOKS.replace('"epoch 1 step"', '"epoch 1" + " and so on" * 20 + " step"'))
     app.launcher(hooks="my_hooks")
-    pid, terminal = on_terminal(app, "x=1", "stages=[train]", "action=sleep1.2")
-    text = read_all(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert "0 of 1 points done" in text and "1 of 1 points done" in text
-    assert "epoch 1 step 2" in text and "run_000" in text
+    command = app.command("x=1", "stages=[train]", "action=sleep1.2")
+    with Terminal(command["args"], columns=80, cwd=app.folder, env=command["env"]) as terminal:
+        terminal.wait_for("run_000")
+        running = [line for line in terminal.wait_for("epoch 1") if line]
+        assert terminal.wait() == 0
+        assert running[0].startswith("0 of 1 points done, ")
+        assert [(line.split()[:2], line[-1]) for line in running[1:]] == [(["run_000", "train"], "…")]
+        assert [line for line in terminal.everything if "run_000" in line] == []  # gone when it is over
+        assert any(line.startswith("1 of 1 points done, ") for line in terminal.lines)
 
 
 def test_without_a_terminal_each_job_is_heard_of_twice_a_minute(

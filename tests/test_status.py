@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,9 +22,11 @@ from cruijff_kit.launches import new_launch
 from cruijff_kit.paths import Layout
 from cruijff_kit.run_mapping import read
 from tests import finished_runs
+from tests.terminal import Terminal
 from tests.tiny_experiment import specification, write_experiment, write_hollow_model, write_spec
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+CRUIJFF_KIT = Path(sys.executable).with_name("cruijff-kit")
 
 
 class Sweep:
@@ -129,7 +130,9 @@ class holder:  # noqa: N801
 def test_in_80_columns_no_line_is_longer_and_nothing_is_lost(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:
     reason = "tune exited with 1: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
     sweep.record("run_004", "train", "failed", kind="memory", reason=reason)
-    screen = on_a_terminal("status", sweep.folder).splitlines()
+    with Terminal([CRUIJFF_KIT, "status", sweep.folder], columns=80) as terminal:
+        assert terminal.wait() == 0
+        screen = terminal.everything
     start = next(number for number, line in enumerate(screen) if set(line) == {"─"}) + 1
     table = screen[start : screen.index("", start)]
     assert max(map(len, table)) <= 80
@@ -137,27 +140,6 @@ def test_in_80_columns_no_line_is_longer_and_nothing_is_lost(sweep: Sweep, cruij
     first = next(number for number, line in enumerate(table) if line.startswith("run_004"))
     last = next(number for number, line in enumerate(table) if line.startswith("run_005"))
     assert " ".join(line[left:right].strip() for line in table[first:last]) == reason
-
-
-def on_a_terminal(*words: str | Path, keys: bytes = b"", columns: int = 80, rows: int = 24) -> str:
-    """What a command writes to a terminal of that size, without colours, as its screen shows it in the end."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
-    process = subprocess.Popen([Path(sys.executable).with_name("cruijff-kit"), *words], stdin=slave, stdout=slave, stderr=slave, env=environment)
-    os.close(slave)
-    said = b""
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while block := os.read(master, 65536):
-            said += block
-    os.close(master)
-    process.wait()
-    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode().replace("\r", ""))
 
 
 def test_what_was_trained_by_hand_is_known_without_a_record(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:
@@ -278,7 +260,7 @@ def test_a_log_is_followed_until_its_stage_is_over(sweep: Sweep) -> None:
     log.write_text("begun\n")
     sweep.record("run_000", "train", "running", log=str(log), ended_s=None)
     with holder(sweep.folder, "run_000") as training:
-        command = [Path(sys.executable).with_name("cruijff-kit"), "logs", sweep.folder, "run_000", "-f"]
+        command = [CRUIJFF_KIT, "logs", sweep.folder, "run_000", "-f"]
         following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert following.stdout.readline() == "begun\n"
         with log.open("a") as file:
@@ -300,6 +282,57 @@ def test_cancel_interrupts_what_runs_here_and_nothing_else(sweep: Sweep, cruijff
         assert first.wait(20) != 0
         assert second.poll() is None
     assert cruijff("cancel", sweep.folder, **no_slurm).stdout == "nothing of this experiment is queued or running\n"
+
+
+def test_watch_redraws_in_80_columns_until_nothing_runs(sweep: Sweep, no_slurm: dict[str, str]) -> None:
+    log = sweep.folder / "train.out"
+    log.write_text(BAR)
+    sweep.record("run_002", "train", "running", log=str(log), epochs=3, ended_s=None)
+    with holder(sweep.folder, "run_002") as training, Terminal([CRUIJFF_KIT, "status", sweep.folder, "--watch", "1"], env=no_slurm) as terminal:
+        terminal.wait_for("step 30/40")
+        log.write_text(BAR.replace("30/40", "31/40"))
+        screen = terminal.wait_for("step 31/40")
+        assert sum(line.startswith("run_002") for line in screen) == 1  # in the place of the old one
+        assert [line.split()[0] for line in screen if line.startswith("run_")] == [f"run_00{n}" for n in range(6)]
+        training.stdin.close()
+        training.wait()
+        training.stdin = None
+        sweep.record("run_002", "train", "failed", log=str(log), reason="tune exited with 1: ValueError: no luck")
+        assert terminal.wait() == 0
+        lines = [line for line in terminal.everything if line.startswith("run_002")]
+        assert [line.split()[2] for line in lines if line.split()[1] == "8"] == ["failed"]  # the last table stays
+
+
+def test_a_screen_that_is_too_small_shows_what_runs_and_what_failed(sweep: Sweep, no_slurm: dict[str, str]) -> None:
+    sweep.record("run_004", "train", "failed", reason="no luck")
+    with holder(sweep.folder, "run_005"), Terminal([CRUIJFF_KIT, "status", sweep.folder, "--watch", "1"], rows=10, env=no_slurm) as terminal:
+        screen = terminal.wait_for("and 2 more")
+        assert [line.split()[0] for line in screen if line.startswith("run_")] == ["run_000", "run_001", "run_004", "run_005"]
+        os.kill(terminal.process.pid, signal.SIGINT)
+        assert terminal.wait() == 130
+        assert not terminal.screen.cursor.hidden
+
+
+def test_watch_without_a_terminal_is_a_line_for_each_change(sweep: Sweep, no_slurm: dict[str, str]) -> None:
+    sweep.record("run_002", "train", "running", ended_s=None)
+    with holder(sweep.folder, "run_002") as training:
+        command = [CRUIJFF_KIT, "status", sweep.folder, "--watch", "1"]
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **no_slurm})
+        time.sleep(4)
+        training.stdin.close()
+        training.wait()
+        training.stdin = None
+        sweep.record("run_002", "train", "failed", reason="no luck")
+        said = watching.communicate(timeout=30)[0].splitlines()
+    assert watching.returncode == 0
+    assert said[0][9:] in ("run_002 train: running → failed: no luck", "run_002 train: running → lost: its process ended without a word: killed, or the machine was restarted")
+    assert [line.split()[1:4] for line in said if line.startswith("run_002")] == [["8", "failed", "waiting"]]
+    assert "\x1b" not in "".join(said)
+
+
+def test_a_pipe_that_is_closed_early_is_no_fault(sweep: Sweep, no_slurm: dict[str, str]) -> None:
+    done = subprocess.run(f"'{CRUIJFF_KIT}' status '{sweep.folder}' | /usr/bin/head -1", shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("tiny: Does it run?\n", "")
 
 
 def test_an_owner_on_another_machine_is_not_interrupted_here(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:

@@ -132,7 +132,7 @@ class LiveDisplay(PlainDisplay):
         from rich.text import Text
 
         self._last = time.monotonic()
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2), expand=True)
         for max_width, ratio in ((NAME_WIDTH, None), (None, None), (None, None), (None, 1)):
             table.add_column(no_wrap=True, overflow="ellipsis", max_width=max_width, ratio=ratio)
         for work, part in running(self.works):
