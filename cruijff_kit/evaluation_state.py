@@ -1,9 +1,10 @@
-"""Which tasks of a run have results of what the folder holds now, and what the others lack. No torch, no Inspect."""
+"""What a run's results.json are worth: whether they are of what the folder holds now, task by task. No torch, no Inspect."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,20 @@ from cruijff_kit.experiment import Experiment
 from cruijff_kit.paths import Layout
 from cruijff_kit.schema import EvaluationTask
 
-NOT_EVALUATED = "not evaluated"
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of one task of a run.
+
+    Args:
+        results: its results.json, if the scores are of this run and this task; None otherwise.
+        lacks: why the task is due all the same; empty if it is not.
+        note: what the scores that there are were made with otherwise than is asked for: `limit=5`.
+    """
+
+    results: Mapping[str, Any] | None = None
+    lacks: str = ""
+    note: str = ""
 
 
 class Evaluations:
@@ -27,63 +41,61 @@ class Evaluations:
         self._data = cache(lambda folder: inputs.data_digest(folder, layout.hidden))
 
     def unsettled(self, run: str, identity: str | None, words: Sequence[str] = ()) -> dict[str, str]:
-        """The tasks that `words` ask for and that have no result of this very run and those words, and why.
+        """The tasks that `words` ask for and that are due, and why.
 
         Args:
             identity: of the run; None for the baseline.
             words: what the evaluation script would be told, `limit=5`.
         """
-        return dict(self._unsettled(run, identity, words))
-
-    def _unsettled(self, run: str, identity: str | None, words: Sequence[str]) -> Iterator[tuple[str, str]]:
         named = [json.loads(word.removeprefix("tasks=")) for word in words if word.startswith("tasks=")]
-        others = settings_of(words)
-        script = self._layout.eval_script(run)
-        for task in self._experiment.spec.evaluation.tasks:
-            if named and task.name not in named[-1]:
-                continue
-            why = self._why(script, self._layout.run_eval_results(run) / task.name / "results.json", identity, task, others)
-            if why:
-                yield task.name, why
+        tasks = [task for task in self._experiment.spec.evaluation.tasks if not named or task.name in named[-1]]
+        found = {task.name: self.find(run, identity, task, settings_of(words)).lacks for task in tasks}
+        return {task: lacks for task, lacks in found.items() if lacks}
 
-    def _why(self, script: Path, path: Path, identity: str | None, task: EvaluationTask, words: Sequence[str]) -> str | None:
+    def find(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str] = ()) -> Found:
+        """What there is of a task, where `words` are the settings that it should have been evaluated with."""
+        path = self._layout.run_eval_results(run) / task.name / "results.json"
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
-            if results["status"] != "success":
-                return f"{results['status']}: {str(results['error']).strip().splitlines()[0]}"
-            return self._stale(results, identity) or self._other_task(results, task) or self._other_settings(results, script, task, words)
+            stale = self._stale(results, identity, task)
+            if stale or results["status"] != "success":
+                return Found(lacks=stale or f"{results['status']}: {str(results['error']).strip().splitlines()[0]}")
+            if note := self._other_settings(results, self._layout.eval_script(run), task, words):
+                return Found(results, f"evaluated with other settings: {note}", note)
+            file = self._file(task)
+            changed = "" if results["data"] == self._data(file.parent) else f"a file beside {file.name} changed since"
+            return Found(results, changed, changed)
         except FileNotFoundError:
-            return NOT_EVALUATED
+            return Found(lacks="not evaluated")
         except (OSError, ValueError, LookupError, TypeError, AttributeError, CruijffKitError) as error:
-            return f"its results cannot be read: {error}"
+            return Found(lacks=f"its results cannot be read: {error}")
 
-    def _stale(self, results: Mapping[str, Any], identity: str | None) -> str | None:
+    def _stale(self, results: Mapping[str, Any], identity: str | None, task: EvaluationTask) -> str | None:
+        settings = results["settings"]
         if results["train_config"] != identity:
-            return "its results are of another config"
+            return "stale: of another config"
+        if (settings["function"], settings["args"], settings["files"]) != (task.function, task.args, self._source(self._file(task), task.function)):
+            return "stale: of another version of the task"
         try:
             stamp = checkpoint.stamp(self._experiment.folder / results["checkpoint"])
         except OSError:
             return None  # weights may be removed once they are evaluated
-        return None if stamp == results["weights_stamp"] else "its results are of other weights"
+        return None if stamp == results["weights_stamp"] else "stale: of other weights"
 
-    def _other_task(self, results: Mapping[str, Any], task: EvaluationTask) -> str | None:
-        settings, file = results["settings"], self._file(task)
-        if (settings["function"], settings["args"]) != (task.function, task.args):
-            return "its results are of another function or other arguments"
-        if settings["files"] != self._source(file, task.function):
-            return f"the code of {task.file} changed since"
-        return None if results["data"] == self._data(file.parent) else f"a file beside {task.file} changed since"
-
-    def _other_settings(self, results: Mapping[str, Any], script: Path, task: EvaluationTask, words: Sequence[str]) -> str | None:
+    def _other_settings(self, results: Mapping[str, Any], script: Path, task: EvaluationTask, words: Sequence[str]) -> str:
+        """What was evaluated otherwise than the run's script and `words` say: `limit=5`."""
         if results["script"] == script_digest(script) and results["words"] == list(words):
-            return None
+            return ""
         request = override(Request.in_script(script), words)
-        (asked,) = (each for each in request.tasks if each["name"] == task.name)
-        wanted, had = request.settings(asked), results["settings"]
-        other = [f"{name}={had.get(name)!r}" for name in wanted if had.get(name) != wanted[name]]
-        return f"its results are of other settings: {', '.join(other)}" if other else None
+        wanted = request.settings(next(each for each in request.tasks if each["name"] == task.name))
+        there, here = _shown(results["settings"]), _shown(wanted)
+        return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
 
     def _file(self, task: EvaluationTask) -> Path:
         return self._experiment.path(self._experiment.spec.evaluation.tasks_dir or "") / task.file
 
 
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a user gives on a command line, by their names there."""
+    generate = {f"generate.{name}": value for name, value in settings["generate"].items()}
+    return {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}

@@ -5,6 +5,7 @@ What they held at submission is recorded by digest; a stage that finds another c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -75,7 +76,8 @@ def _stamps(wanted: Iterable[str], folder: Path) -> dict[str, Stamp]:
     _say_if_long(stale)
     stamps.update({path: _stamp(path) for path in stale})
     if stale:
-        atomic.write_json(known, stamps)
+        with contextlib.suppress(OSError):  # a cache: in a folder that one may only read, all is read again
+            atomic.write_json(known, stamps)
     return {path: stamps[path] for path in wanted}
 
 

@@ -80,23 +80,23 @@ class Filler:
         return Prepared(configs, list(baselines.values()))
 
     def _filled(self, point: Point, name: str) -> DictConfig:
-        """The point's own config with what its jobs need."""
-        layout, run, config = self._made.layout, point.run, point.config
+        """The point's own config with what its jobs need, if there are any."""
+        layout, run, config, left = self._made.layout, point.run, point.config, self._left(point)
+        with open_dict(config):
+            config.run, config.stages = name, list(left.stages)
+        if not left.stages:
+            return config
         own = [*([layout.train_config(name)] if run else []), layout.eval_script(name)]
         files = frozen.freeze({path.name: self._texts[path] for path in own if path in self._texts})
         place = frozen.place(layout.folder, files) if self._in_sweep else layout.configs
-        left = self._left(point)
         words = narrowed(point.words, left)
         commands = {"eval": ["python", str(place / layout.eval_script(name).name), *words]}
         if run:
             commands["train"] = ["tune", "run", *point.tune_words, run.recipe, "--config", str(place / layout.train_config(name).name)]
         with open_dict(config):
-            config.run = name
             config.scores = str(layout.run_eval_results(name))
-            config.stages = list(left.stages)
             config.commands = commands
             config.identity = run.identity if run else BASELINE
-            config.records = {stage: str(layout.record(stage, name)) for stage in ("train", "eval")}
             config.inputs = self._input_sets(run)
             config.git = self._git
             config.kept_epochs = self._kept_epochs(run)
@@ -138,7 +138,7 @@ class Filler:
 
     def _record_inputs(self, configs: Sequence[DictConfig]) -> None:
         recorded = str(inputs.record(self._sets, self._made.layout.hidden))
-        for config in configs:
+        for config in (config for config in configs if config.stages):
             with open_dict(config):
                 config.inputs.recorded = recorded
 

@@ -82,11 +82,11 @@ class Launch:
 
     It is `delivered` when the command that made it has done what it was asked for: to have Slurm
     accept it and say so, or to wait for its results. It is `closed` when Slurm has nothing more of it
-    besides: who asks for the same again then wants it done again.
+    besides: who asks for the same again then wants it done again. It was made at `sent_s`, in seconds since the epoch.
     """
 
-    def __init__(self, folder: Path, records: list[SentArray], delivered: bool = False, closed: bool = False) -> None:
-        self.folder, self.records, self.delivered, self.closed = folder, records, delivered, closed
+    def __init__(self, folder: Path, records: list[SentArray], sent_s: float, delivered: bool = False, closed: bool = False) -> None:
+        self.folder, self.records, self.sent_s, self.delivered, self.closed = folder, records, sent_s, delivered, closed
 
     def save(self) -> None:
         """Write launch.json whole."""
@@ -94,7 +94,7 @@ class Launch:
             {"name": r.folder.name, "stage": r.stage, "token": r.token, "job": r.job, "processes": r.processes, "tasks": r.tasks}
             for r in self.records
         ]
-        values = {"delivered": self.delivered, "closed": self.closed, "arrays": arrays}
+        values = {"sent_s": self.sent_s, "delivered": self.delivered, "closed": self.closed, "arrays": arrays}
         atomic.write_json(self.folder / FILE, values)
 
     def add(self, name: str, stage: str | None, keys: Mapping[int, str], processes: int) -> SentArray:
@@ -119,7 +119,7 @@ class Launch:
                 )
                 for a in values["arrays"]
             ]  # fmt: skip
-            return cls(folder, records, values["delivered"], values["closed"])
+            return cls(folder, records, values["sent_s"], values["delivered"], values["closed"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -135,7 +135,7 @@ def new_launch(folder: Path) -> Launch:
     moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now // 10**9))
     path = folder / f"{moment}.{now % 10**9:09}_{uuid.uuid4().hex[:6]}"
     path.mkdir(parents=True)
-    return Launch(path, [])
+    return Launch(path, [], now / 10**9)
 
 
 def launch_folders(folder: Path) -> list[Path]:

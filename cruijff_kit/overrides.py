@@ -88,8 +88,8 @@ def read(made: Plan, usual: Mapping[str, Any], config: DictConfig) -> Point:
         ExperimentError: an override has a value of the wrong type, or a key that nothing reads.
     """
     composer, experiment = made.composer, made.experiment
-    whole: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-    given = {name: _plain(whole[name]) for name in usual}
+    nodes = dict(config.items_ex(resolve=False))  # most of a config is hydra's part, which is not read here
+    given = {name: _plain(OmegaConf.to_container(nodes[name]) if OmegaConf.is_config(nodes[name]) else nodes[name]) for name in usual}
     raw = {".".join(path): value for path, value in leaves(given.pop("torchtune"))}
     variables = _variables(experiment, given, raw)
     changed = {

@@ -114,8 +114,8 @@ def kept(path: Path, record: Record, finish: Callable[[Record], Record] = lambda
         raise
     except BaseException as error:
         state = INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit)) else FAILED
-        how = {"exit_code": getattr(error, "exit_code", None), "kind": getattr(error, "kind", None)}
-        ended = replace(record, state=state, ended_s=time.time(), reason=_said(error), **how)
+        ended = replace(record, state=state, ended_s=time.time(), reason=_said(error))
+        ended = replace(ended, exit_code=getattr(error, "exit_code", None), kind=getattr(error, "kind", None))
         write(path, ended)
         raise
     write(path, finish(replace(record, state=DONE, ended_s=time.time(), exit_code=0)))

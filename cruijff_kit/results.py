@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, run_mapping
-from cruijff_kit.evaluation_request import Request
+from cruijff_kit import run_mapping
+from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import Experiment, load
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.run_mapping import Row
@@ -73,58 +72,16 @@ def print_scores(folder: Path, since: float) -> None:
 def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:
     """Every run, the baseline first; what has no valid score is there with the reason."""
     runs = [(BASELINE, None)] if experiment.spec.evaluation.baseline else []
+    evaluations = Evaluations(experiment, Layout.of(experiment))
     for run, row in [*runs, *((row.id, row) for row in rows)]:
         for task in experiment.spec.evaluation.tasks:
-            yield from _task_scores(experiment, run, row, task.name)
-
-
-def _task_scores(experiment: Experiment, run: str, row: Row | None, task: str) -> Iterator[Score]:
-    params = dict(row.params) if row else {}
-    layout = Layout.of(experiment)
-    path = layout.run_eval_results(run) / task / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        note = _other_settings(layout.eval_script(run), task, results["settings"])
-        state = _stale(experiment, row, results) or results["status"]
-        params |= results["trained_with"]
-    except FileNotFoundError:
-        state = "not evaluated"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        state = f"unreadable: {error}"
-    if state == "success" and note != STALE:
-        yield from _from_log(run, params, task, experiment.folder / results["log"], note)
-        return
-    yield Score(run, params, task, "", "", None, None, None, STALE if state == "success" else state)
-
-
-STALE = "stale: of another version of the task"
-
-
-def _other_settings(script: Path, task: str, settings: dict[str, Any]) -> str:
-    """What was evaluated otherwise than the run's script says, `limit=5`; STALE if it was another task."""
-    request = Request.in_script(script)
-    wanted = request.settings(next(item for item in request.tasks if item["name"] == task))
-    if any(wanted[name] != settings[name] for name in ("function", "args", "files")):
-        return STALE
-    there, here = _shown(settings), _shown(wanted)
-    return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
-
-
-def _shown(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a user gives on a command line, by their names there."""
-    generate = {f"generate.{name}": value for name, value in settings["generate"].items()}
-    return {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}
-
-
-def _stale(experiment: Experiment, row: Row | None, results: dict[str, Any]) -> str | None:
-    """Why these results are not of what the folder holds now."""
-    if row is not None and results["train_config"] != row.identity:
-        return "stale: of another config"
-    try:
-        stamp = checkpoint.stamp(experiment.folder / results["checkpoint"])
-    except OSError:
-        return None  # weights may be removed once they are evaluated
-    return None if stamp == results["weights_stamp"] else "stale: of other weights"
+            found = evaluations.find(run, row.identity if row else None, task)
+            params = dict(row.params) if row else {}
+            if found.results is None:
+                yield Score(run, params, task.name, "", "", None, None, None, found.lacks)
+            else:
+                params |= found.results["trained_with"]
+                yield from _from_log(run, params, task.name, experiment.folder / found.results["log"], found.note)
 
 
 def _from_log(run: str, params: dict[str, Any], task: str, log: Path, note: str) -> Iterator[Score]:

@@ -28,16 +28,15 @@ def run(config: DictConfig, stage: str) -> float | None:
     folder = Path(config.experiment_dir)
     if "frozen" in config:
         frozen.thaw(folder, config.frozen.files)
-    if int(os.environ.get("SLURM_PROCID") or 0) > 0:  # of several nodes the first one looks after the folder
-        training = _training(config)
-        if training.fault() is not None:
+    if int(os.environ.get("SLURM_PROCID") or 0) > 0:  # of several nodes the first one looks after the folder, and evaluates
+        if stage == "train" and (training := _training(config)).fault() is not None:
             stage_command.run(training.command, folder)
         return None
     with ownership.owned(paths.held(folder, stage, config.run)) as owner:
         if stage == "train":
             _train(config, owner)
             return None
-        with _recorded(config, stage, asked=list(config.commands.eval[2:])):
+        with _recorded(config, stage, Path(config.scores), asked=list(config.commands.eval[2:])):
             print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
             stage_command.run(list(config.commands[stage]), folder, owner.environment, owner.check)
     return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
@@ -54,7 +53,7 @@ def _train(config: DictConfig, owner: ownership.Ownership) -> None:
     def seal(record: Record) -> Record:
         return replace(record, weights=checkpoint.seal(training.model, training.results))
 
-    with _recorded(config, "train", seal, epochs=read_config(training.train_config)["epochs"]):
+    with _recorded(config, "train", training.results, seal, epochs=read_config(training.train_config)["epochs"]):
         train(training, owner, earlier)
 
 
@@ -65,9 +64,11 @@ def _training(config: DictConfig) -> Training:
 
 
 @contextmanager
-def _recorded(config: DictConfig, stage: str, finish: Callable[[Record], Record] = lambda record: record, **known: Any) -> Iterator[None]:
+def _recorded(
+    config: DictConfig, stage: str, results: Path, finish: Callable[[Record], Record] = lambda record: record, **known: Any
+) -> Iterator[None]:  # fmt: skip
     """Keeps the stage's record, in which what it reads is as it was when this was sent, or it does not begin."""
-    path, owner = Path(config.records[stage]), ownership.Owner.here()
+    path, owner = results / paths.RECORD, ownership.Owner.here()
     recorded, name = Path(config.inputs.recorded), config.inputs[stage]
     known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "gpus": provenance.gpus(), "versions": provenance.versions()}
     known |= {"git": config.git and dict(config.git), "inputs": inputs.digests(recorded, name)}

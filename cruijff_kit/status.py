@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import columns, failure, log_follow, progress, records
+from cruijff_kit.errors import printable
 from cruijff_kit.failure import Failure
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
@@ -119,7 +120,7 @@ def lines(shown: Sequence[Row], width: int, one_line: bool = False) -> Iterator[
     names = list(dict.fromkeys(name for row in shown for name in row.run.params))
     more = ("job", "size") if width >= NARROW else ()
     headings = ["run", *names, "train", "eval", "", "time", *more]
-    cells = [[*_cells(row, names), *((_job(row.run), human(row.size) if row.size else "") if more else ())] for row in shown]
+    cells = [[*map(printable, _cells(row, names)), *((_job(row.run), human(row.size) if row.size else "") if more else ())] for row in shown]
     flexible = headings.index("")
     return columns.render(
         headings, cells, width=width, flexible=flexible, right=range(flexible + 1, len(headings)), one_line=one_line, styles=COLOURS
@@ -155,7 +156,7 @@ def advice(state: SweepState, folder: Path) -> Iterator[str]:
         if run.train is not None and run.train.kind == "memory":
             yield from _smaller_batch(state.layout, run.run, Failure(run.train.kind, run.train.why))
     waiting = sum(_whole(run) == WAITING and not any(each.job for each in run.stages.values()) for run in state.runs)
-    if waiting and not bad:
+    if waiting and not bad and not is_under_way(state.runs):
         yield f"cruijff-kit run {where} --multirun   starts what is missing: {waiting} run{'' if waiting == 1 else 's'}"
 
 

@@ -5,7 +5,6 @@ From the experiment's own launches, and from the arrays in scripts/ that a user 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,12 +110,11 @@ def _launches(folder: Path) -> tuple[list[Launch], list[str]]:
 
 
 def _sent(launch: Launch, live: list[Task]) -> Iterator[Sent]:
-    moment = time.mktime(time.strptime(launch.folder.name[:19], "%Y-%m-%d_%H-%M-%S"))
     for array in launch.records:
         array.job = array.job or job_of(array, live)
         for index, key in array.tasks.items() if array.job is not None else ():
             run, identity, *_ = [*key.split(), ""]
-            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), moment, array.token)
+            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), launch.sent_s, array.token)
 
 
 def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[str, str, Task]]:

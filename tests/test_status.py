@@ -183,7 +183,7 @@ def test_weights_that_were_written_over_are_not_done(sweep: Sweep, cruijff: Comm
     weights.write_bytes(weights.read_bytes()[:-1])
     done = cruijff("status", "--json", sweep.folder, **no_slurm)
     assert stages(done)["run_000"] == ("waiting", "waiting")
-    assert json.loads(done.stdout)["runs"][0]["unsettled"] == {"capitalize": "its results are of other weights"}
+    assert json.loads(done.stdout)["runs"][0]["unsettled"] == {"capitalize": "stale: of other weights"}
 
 
 def test_a_new_task_is_what_a_finished_run_lacks(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:
