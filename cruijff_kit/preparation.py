@@ -55,9 +55,9 @@ def prepare(configs: Sequence[DictConfig]) -> Prepared:
             written = change(made)
             if not configs[0].dry_run:
                 workspace.write(written.needed(), folder, hidden)
-        if "hydra" not in configs[0]:  # a task function's config has no such node, a launcher's has
-            return _single(made, written.files, points)
-        return _sweep(made, written.files, points)
+    if "hydra" not in configs[0]:  # a task function's config has no such node, a launcher's has
+        return _single(made, written.files, points)
+    return _sweep(made, written.files, points)
 
 
 def _single(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:

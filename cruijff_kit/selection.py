@@ -86,7 +86,7 @@ def wish_of(config: DictConfig) -> Wish:
         raise CruijffKitError(f"only={only}: expected {' or '.join(CHOICES)}")
     again = [again] if isinstance(again, str) else list(again or ())
     return Wish(
-        stages=tuple(stage for stage in ("train", "eval") if stage in config.stages),
+        stages=tuple(stage for stage in ("train", "eval") if stage in config.stages and (stage == "train" or config.evaluation.enabled)),
         only=only,
         again=again,
         repeats=_repeats(config),

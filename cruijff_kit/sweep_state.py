@@ -136,6 +136,10 @@ class _Observer:
     def _latest(self) -> dict[tuple[str, str, str], sweep_jobs.Sent]:
         return self._jobs.latest()
 
+    @cached_property
+    def _sent(self) -> set[str]:
+        return {str(each.slot) for each in self._jobs.sent}
+
     def run(self, run: str, params: Mapping[str, Any], identity: str) -> RunState:
         removed, train = False, None
         if run != BASELINE:
@@ -161,9 +165,9 @@ class _Observer:
 
     def _witnesses(self, run: str, stage: str, identity: str) -> Witnesses:
         record = records.read(self._layout.record(stage, run))
-        if record is not None and record.config != identity:
-            record = None
         sent, task = self._latest.get((run, stage, identity)), self._jobs.live.get((run, stage))
+        if record is not None and (record.config != identity or sent is not None and record.job != str(sent.slot) and record.job in self._sent):
+            record = None  # another run's, or of an earlier job than the latest: clocks of nodes may differ, this does not
         if sent is None or task is None or (task.job, task.index) != (sent.slot.job, sent.slot.index):
             task = task if sent is None or self._is_by_hand(task) else None
         return Witnesses(
@@ -178,7 +182,7 @@ class _Observer:
         )
 
     def _is_by_hand(self, task: Any) -> bool:
-        return task is not None and all((each.slot.job, each.slot.index) != (task.job, task.index) for each in self._jobs.sent)
+        return task is not None and str(task) not in self._sent
 
     def _is_removed(self, run: str, record: Record | None) -> bool:
         if record is None or record.state != records.DONE or not record.weights:

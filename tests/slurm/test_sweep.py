@@ -89,7 +89,7 @@ def test_what_is_trained_already_is_only_evaluated(sweep, slurm):
     assert trained.returncode == 0, trained.stderr
     rest = sweep.run("hydra.launcher.wait=true")
     assert rest.returncode == 0, rest.stderr
-    assert rest.stderr.startswith("trained already: run_000\n")
+    assert rest.stderr.startswith("train: done: run_000\n")
     stages = [(array["stage"], list(array["tasks"].values())) for array in sweep.launches[1]["arrays"]]
     assert [(stage, len(keys)) for stage, keys in stages] == [("eval", 1), ("train", 1), ("eval", 1)]
     assert "run_000" in stages[0][1][0] and "run_001" in stages[1][1][0]
