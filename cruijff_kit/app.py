@@ -79,7 +79,7 @@ def _hydra(words: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from cruijff_kit import cluster_group
+    from cruijff_kit import cluster_group, ownership
     from cruijff_kit.errors import OnlyShown
     from cruijff_kit.paths import conf_dir
     from cruijff_kit.resolvers import register
@@ -91,6 +91,7 @@ def _hydra(words: Sequence[str]) -> int:
     # conf/hydra/launcher/staged_*.yaml have the names of the plugin's own schemas, and are meant to be checked by them
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/staged_(local|slurm)' is validated against ConfigStore schema")
     sys.argv = ["cruijff-kit run", *words]
+    os.environ[ownership.LAUNCHER] = str(os.getpid())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     try:
         hydra.main(config_path=str(conf_dir()), config_name="cruijff_kit", version_base="1.3")(run_point)()

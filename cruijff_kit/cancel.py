@@ -17,7 +17,6 @@ from cruijff_kit.launches import NEVER
 from cruijff_kit.paths import Layout
 from cruijff_kit.records import Record
 from cruijff_kit.slurm_output import Task, ranges
-from cruijff_kit.sweep_jobs import SweepJobs
 from cruijff_kit.sweep_state import identities
 
 CHUNK = 500  # jobs in one call of scancel
@@ -35,9 +34,8 @@ def cancel(folder: Path, runs: Sequence[str] = ()) -> list[str]:
     for run in runs:
         if run not in known:
             raise CruijffKitError(f"there is no run '{run}'" + (f": {hint}" if (hint := closest(run, known)) else ""))
-    wanted = set(runs or known)
-    lines = _interrupt_here(layout, wanted)
-    jobs = sweep_jobs.look(layout)
+    wanted, jobs = set(runs or known), sweep_jobs.look(layout)
+    lines = _interrupt_here(layout, wanted, {str(each.slot) for each in jobs.sent}, launchers=not runs)
     if jobs.fault is not None:
         raise CruijffKitError("\n".join([*lines, jobs.fault, "what Slurm has of this experiment was not cancelled"]))
     own = [(run, stage, task) for run, stage, task in jobs.own if run in wanted]
@@ -45,7 +43,7 @@ def cancel(folder: Path, runs: Sequence[str] = ()) -> list[str]:
         slurm.cancel(words)
     for run, stage, task in own:
         if task.state == "PENDING":  # no process of its own will say so, and the accounting may not know
-            _note(layout, run, stage, known[run], task, jobs)
+            _note(layout, run, stage, known[run], task)
     return lines + [f"{run} {stage}: {_was(task)}" for run, stage, task in own]
 
 
@@ -68,22 +66,44 @@ def _names(tasks: Iterable[Task]) -> list[list[str]]:
     return [*([plain] if plain else []), *([f"{job}_[{ranges(indices)}]"] for job, indices in chunks)]
 
 
-def _note(layout: Layout, run: str, stage: str, identity: str, task: Task, jobs: SweepJobs) -> None:
+def _note(layout: Layout, run: str, stage: str, identity: str, task: Task) -> None:
     path, now = layout.record(stage, run), time.time()
     before = records.read(path)
+    if before is not None and before.config == identity and before.state in (records.DONE, records.RUNNING):
+        return  # of another time than this job's, which is the one that counts
     if before is None or before.config != identity or before.job != str(task):
         before = Record(run, stage, identity, records.CANCELLED, 0, now, socket.gethostname(), os.getpid(), job=str(task))
     records.write(path, replace(before, state=records.CANCELLED, ended_s=now, reason="cancelled before it ran"))
 
 
-def _interrupt_here(layout: Layout, runs: Collection[str]) -> list[str]:
-    """Ends stages on this machine that Slurm did not start, as Ctrl-C would."""
-    lines = []
-    for run in sorted(runs):
-        for stage in sweep_jobs.STAGES:
-            held = paths.held(layout.folder, stage, run)
-            owner = ownership.read(held / ownership.FILE) if workspace.is_held(held) else None
-            if owner is not None and owner.host == socket.gethostname() and owner.job is None and not owner.ended:
-                os.kill(owner.pid, signal.SIGINT)
-                lines.append(f"{run} {stage}: process {owner.pid} interrupted")
+def _interrupt_here(layout: Layout, runs: Collection[str], sent: Collection[str], launchers: bool) -> list[str]:
+    """Ends stages that no launch sent to Slurm, as Ctrl-C would; with `launchers` what would start the next ones first.
+
+    Args:
+        sent: the names of all tasks that launches sent: scancel ends those.
+    """
+    owners = [(run, stage, owner) for run in sorted(runs) for stage in sweep_jobs.STAGES if (owner := _owner(layout, stage, run))]
+    owners = [each for each in owners if each[2].job not in sent]
+    here = [owner for _, _, owner in owners if owner.host == socket.gethostname()]
+    commands = {owner.launcher for owner in here if owner.launcher and ownership.is_started_by(owner.pid, owner.launcher)} if launchers else set()
+    lines = [f"process {pid} interrupted: the command that started them" for pid in sorted(commands) if _interrupt(pid)]
+    for run, stage, owner in owners:
+        if owner.host != socket.gethostname():
+            lines.append(f"{run} {stage}: left alone: it is done by {owner}, which no launch sent")
+        elif ownership.began_s(owner.pid) == owner.began_s and _interrupt(owner.pid):
+            lines.append(f"{run} {stage}: process {owner.pid} interrupted")
     return lines
+
+
+def _owner(layout: Layout, stage: str, run: str) -> ownership.Owner | None:
+    held = paths.held(layout.folder, stage, run)
+    owner = ownership.read(held / ownership.FILE) if workspace.is_held(held) else None
+    return owner if owner is not None and not owner.ended else None
+
+
+def _interrupt(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGINT)
+    except (ProcessLookupError, PermissionError):  # over by now, or another user's
+        return False
+    return True

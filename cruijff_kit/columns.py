@@ -25,9 +25,10 @@ def render(
         right: columns that are flush right.
         styles: of cells that hold just such a word.
     """  # fmt: skip
+    from rich.cells import cell_len
     from rich.text import Text
 
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
     others = sum(widths) - widths[flexible] + GAP * (len(widths) - 1)
     widths[flexible] = min(widths[flexible], max(LEAST, width - others))
     yield Text(_line(headings, widths, right).rstrip(), style="bold")
@@ -43,7 +44,10 @@ def render(
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
-    sized = (cell.rjust(size) if place in right else cell.ljust(size) for place, (cell, size) in enumerate(zip(cells, widths, strict=True)))
+    from rich.cells import cell_len
+
+    blanks = [" " * (size - cell_len(cell)) for cell, size in zip(cells, widths, strict=True)]
+    sized = (blank + cell if place in right else cell + blank for place, (cell, blank) in enumerate(zip(cells, blanks, strict=True)))
     return (" " * GAP).join(sized)
 
 

@@ -87,6 +87,8 @@ class Evaluations:
         if results["script"] == script_digest(script) and results["words"] == list(words):
             return ""
         request = override(Request.in_script(script), words)
+        if request.train_config is None and request.shown(request.model) != results["checkpoint"]:
+            return f"model={results['checkpoint']}"
         wanted = request.settings(next(each for each in request.tasks if each["name"] == task.name))
         there, here = _shown(results["settings"]), _shown(wanted)
         return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))

@@ -19,7 +19,7 @@ from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
 from cruijff_kit.selection import Selection, narrowed
 from cruijff_kit.sweep import Run
-from cruijff_kit.work_left import Left
+from cruijff_kit.work_left import AGAIN, Left
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -102,7 +102,8 @@ class Filler:
             config.kept_epochs = self._kept_epochs(run)
             if self._in_sweep:
                 config.frozen = {"files": files}
-                config.keys = _keys(run, files, words, self._again if "again" in left.why.values() else "")
+                config.again = self._again if AGAIN in left.why.values() else ""
+                config.keys = _keys(run, files, point.words, config.again, left.sent)
         return config
 
     def _left(self, point: Point) -> Left:
@@ -147,10 +148,16 @@ def _wants_baseline(config: DictConfig) -> bool:
     return bool(config.evaluation.enabled and config.evaluation.baseline and "eval" in config.stages)
 
 
-def _keys(run: Run | None, files: bytes, words: Sequence[str], again: str) -> dict[str, str]:
-    """What tells the stages of this run from any other work: the training's config, and all that the evaluation is told."""
-    train = " ".join(filter(None, [f"{run.id} {run.identity}" if run else BASELINE, again]))
-    return {"train": train, "eval": f"{train} {_digest(files.hex(), list(words))}"}
+def _keys(run: Run | None, files: bytes, words: Sequence[str], again: str, sent: Mapping[str, str]) -> dict[str, str]:
+    """What tells the stages of this run from any other work: the training's config, and all that the evaluation is told.
+
+    Args:
+        sent: the keys of the stages that Slurm has already, which may have been sent to be done again.
+    """
+    train = sent.get("train") or " ".join(filter(None, [f"{run.id} {run.identity}" if run else BASELINE, again]))
+    digest = _digest(files.hex(), list(words))
+    there = sent.get("eval", "")
+    return {"train": train, "eval": there if there.endswith(f" {digest}") else f"{train} {digest}"}
 
 
 def _digest(*values: Any) -> str:

@@ -23,6 +23,7 @@ from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.slurm_output import Task
 
 FILE = "launch.json"
+SCRIPT = "submission.sh"
 NEVER = "DependencyNeverSatisfied"
 
 Key = tuple[str | None, str]  # a stage, and what tells its work from any other
@@ -76,6 +77,18 @@ class SentArray:
         """The task at an index, once Slurm has accepted the array."""
         return Slot(str(self.folder), self.job, index, self.processes)
 
+    def is_task(self, task: Task) -> bool:
+        """Whether a task of Slurm's is of this very array: ids come again, and a copied folder names the jobs of its original."""
+        return self.token in task.comment and not _is_of_another_folder(Path(task.command), self.folder / SCRIPT)
+
+
+def _is_of_another_folder(command: Path, script: Path) -> bool:
+    """A folder that was moved has taken its script along; that of a copied one is still there, and another file."""
+    try:
+        return not command.samefile(script)
+    except OSError:
+        return False
+
 
 class Launch:
     """A launch's folder and its launch.json.
@@ -119,7 +132,7 @@ class Launch:
                 )
                 for a in values["arrays"]
             ]  # fmt: skip
-            return cls(folder, records, values["sent_s"], values["delivered"], values["closed"])
+            return cls(folder, records, values.get("sent_s", 0.0), values["delivered"], values["closed"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -168,7 +181,8 @@ def find(launches: Sequence[Launch], queue: Sequence[Task]) -> Found:
             array.job = array.job or job_of(array, queue)
         for array in launch.records:
             for index, text in array.tasks.items() if array.job is not None else ():
-                _sort_in(found, (array.stage, text), array.slot(index), tasks.get((array.job, index)))
+                task = tasks.get((array.job, index))
+                _sort_in(found, (array.stage, text), array.slot(index), task if task and array.is_task(task) else None)
     return found
 
 
@@ -184,7 +198,7 @@ def _sort_in(found: Found, key: Key, slot: Slot, task: Task | None) -> None:
 
 def job_of(array: SentArray, queue: Sequence[Task]) -> int | None:
     """The job of an array that was sent by a client that died before it wrote down the id."""
-    listed = [task.job for task in queue if array.token in task.comment]
+    listed = [task.job for task in queue if array.is_task(task)]
     named = (re.match(r"(\d+)_\d+_", path.name) for path in array.folder.glob("*_*"))
     return next(iter([*listed, *(int(match[1]) for match in named if match)]), None)
 
@@ -193,9 +207,15 @@ def _in_queue(launch: Launch, jobs: Set[int]) -> bool:
     return any(array.job in jobs for array in launch.records)
 
 
+def _own(launches: Sequence[Launch], queue: Sequence[Task]) -> set[int]:
+    """The jobs in the queue that these launches sent."""
+    arrays = {array.job: array for launch in launches for array in launch.records}
+    return {task.job for task in queue if task.job in arrays and arrays[task.job].is_task(task)}
+
+
 def close_old(launches: Sequence[Launch], queue: Sequence[Task]) -> list[Launch]:
     """Close the launches that were delivered and of which Slurm has nothing more; returns the others."""
-    there = {task.job for task in queue}
+    there = _own(launches, queue)
     others = []
     for launch in launches:
         if launch.delivered and not _in_queue(launch, there):

@@ -25,6 +25,7 @@ from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.process_family import Family
 
 FILE = "owner.json"
+LAUNCHER = "CRUIJFF_KIT_LAUNCHER"  # the process of the command that was typed
 ENVIRONMENT = "CRUIJFF_KIT_OWNER"  # token and path, for the recipe that is about to save
 
 
@@ -44,6 +45,8 @@ class Owner:
         job: Slurm's id of the job, or of the array's task; None outside Slurm.
         restart: how many times Slurm had started that job before.
         ended: it let the folder go.
+        began_s: when its process began, in seconds since the epoch: a process id comes again.
+        launcher: the process of the command that was typed, on the same host.
     """
 
     job: str | None
@@ -52,6 +55,8 @@ class Owner:
     pid: int
     token: str
     ended: bool = False
+    began_s: float = 0.0
+    launcher: int | None = None
 
     @classmethod
     def here(cls) -> Owner:
@@ -59,7 +64,10 @@ class Owner:
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
         restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-        return cls(job, restart, socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+        launcher = os.environ.get(LAUNCHER)
+        return cls(
+            job, restart, socket.gethostname(), os.getpid(), uuid.uuid4().hex, began_s=began_s(os.getpid()) or 0.0, launcher=int(launcher) if launcher else None
+        )  # fmt: skip
 
     def succeeds(self, other: Owner) -> bool:
         """Whether Slurm started the same job again, because it gave `other` up."""
@@ -68,6 +76,26 @@ class Owner:
     def __str__(self) -> str:
         job = f", job {self.job}, restart {self.restart}" if self.job else ""
         return f"process {self.pid} on {self.host}{job}"
+
+
+def began_s(pid: int) -> float | None:
+    """When a process of this machine began, in seconds since the epoch; None if there is none."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def is_started_by(pid: int, other: int) -> bool:
+    """Whether the process `other` lives and started `pid`, or what started it."""
+    import psutil
+
+    try:
+        return other in (parent.pid for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False
 
 
 class TakenOver(CruijffKitError):
@@ -130,7 +158,7 @@ class Ownership:
             if owner.host == self.me.host or not self._is_alive():
                 return owner
             if not said:
-                print(f"waiting: this run is being trained by {owner}", file=sys.stderr, flush=True)
+                print(f"waiting: this is being done by {owner}", file=sys.stderr, flush=True)
             said = True
         return None
 

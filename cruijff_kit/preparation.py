@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +19,13 @@ from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, O
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.generate import change, check_current, check_place
 from cruijff_kit.job_configs import Filler, Point, Prepared
-from cruijff_kit.paths import HIDDEN, Layout
+from cruijff_kit.paths import BASELINE, HIDDEN
 from cruijff_kit.plan import Plan, plan
 from cruijff_kit.point_hardware import Hardware
 from cruijff_kit.run_mapping import Row
 from cruijff_kit.schema import OBJECTIVE_HINT
 from cruijff_kit.selection import Selection, wish_of
 from cruijff_kit.sweep import Run
-from cruijff_kit.train import move_aside
 from cruijff_kit.work_left import MISSING, check_again
 
 if TYPE_CHECKING:
@@ -69,16 +68,17 @@ def _single(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> P
 
 def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:
     config, selection = points[0].config, Selection(sweep_state.look(made.experiment.folder))
-    again = list(wish_of(config).again)
-    check_again(again, [point.run.id for point in points if point.run])
-    prepared = Filler(made, files, selection, f"again-{time.time_ns()}" if again else "").prepared(points)
+    wish = wish_of(config)
+    if wish.again and wish.only != MISSING:
+        raise CruijffKitError("--failed and --again: one of them")
+    baseline = [BASELINE] if config.evaluation.enabled and config.evaluation.baseline else []
+    check_again(wish.again, {point.run.id for point in points if point.run} | set(baseline))
+    prepared = Filler(made, files, selection, f"again-{time.time_ns()}" if wish.again else "").prepared(points)
     if config.dry_run:
         _show(selection)
         raise OnlyShown
     for line in selection.lines():
         print(line, file=sys.stderr)
-    for run in again:
-        set_aside(made.layout, run, config.stages)
     return prepared
 
 
@@ -89,13 +89,6 @@ def _show(selection: Selection) -> None:
     if not console.is_terminal:
         console.width = 1000  # a pipe has no edge to wrap at
     console.print(selection.table())
-
-
-def set_aside(layout: Layout, run: str, stages: Iterable[str]) -> None:
-    """Moves the results of a run that is done again to folders beside them; of other weights, its scores are no more either."""
-    for folder in [layout.run_eval_results(run), *([layout.run_results(run)] if "train" in stages else [])]:
-        if folder.is_dir():
-            move_aside(folder, [path for path in folder.iterdir() if not path.is_symlink()])
 
 
 def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:

@@ -64,7 +64,7 @@ def find(folder: Path, names: Sequence[str] = ()) -> Found:
     earlier = [name for name in asides(layout.results) if name.startswith("run_") and name not in runs]  # the sweep was longer once
     found = Found(layout)
     for run in dict.fromkeys(names or [*runs, *earlier]):
-        held = _in_training(paths.training(layout.folder, run))
+        held = _in_training(paths.held(layout.folder, "train", run))
         why, places = ("it is being trained", _Places()) if held else _look_at(layout, run)
         if why and (run in names or _has_results(layout.run_results(run))):
             found.left_alone[run] = why
@@ -150,7 +150,7 @@ def remove(layout: Layout, folders: Iterable[Folder]) -> Iterator[tuple[Folder, 
     for folder in folders:
         by_run.setdefault(folder.run, []).append(folder)
     for run, of_run in by_run.items():
-        held = paths.training(layout.folder, run)
+        held = paths.held(layout.folder, "train", run)
         if _in_training(held):
             yield from ((folder, "its run is being trained now") for folder in of_run)
             continue

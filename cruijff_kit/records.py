@@ -47,6 +47,7 @@ class Record:
         inputs: SHA-256 of the data and task files, and of their folder as a whole, by path.
         asked: what the evaluation was told beside its script.
         epochs: of the training.
+        again: what tells this time from others, of a stage that was to be done again.
         weights: the checkpoint that a training ended with, and what tells whether it is still that: see checkpoint.seal.
     """
 
@@ -72,6 +73,7 @@ class Record:
     asked: Sequence[str] = field(default_factory=list)
     epochs: int | None = None
     weights: Mapping[str, Any] | None = None
+    again: str = ""
 
 
 def read(path: Path) -> Record | None:
@@ -105,10 +107,17 @@ def fresh(path: Path, run: str, stage: str, config: str, **known: Any) -> Record
 
 
 @contextmanager
-def kept(path: Path, record: Record, finish: Callable[[Record], Record] = lambda record: record) -> Iterator[None]:
-    """Keeps the record of a stage while it runs, and of how it ends; `finish` adds what is known of one that ended well."""
+def kept(path: Path, record: Record, look: Callable[[], dict[str, Any]] = dict, finish: Callable[[Record], Record] = lambda record: record) -> Iterator[None]:
+    """Keeps the record of a stage while it runs, and of how it ends.
+
+    Args:
+        look: what is known of its surroundings; it may take a while, or fail.
+        finish: adds what is known of one that ended well.
+    """
     write(path, record)
     try:
+        record = replace(record, **look())
+        write(path, record)
         yield
     except TakenOver:  # another copy keeps it now
         raise

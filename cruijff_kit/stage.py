@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cruijff_kit import checkpoint, distributed, evaluation_results, frozen, inputs, ownership, paths, provenance, records, stage_command
 from cruijff_kit.records import Record
 from cruijff_kit.torchtune_catalog import read_config
-from cruijff_kit.train import Training, earlier_epochs, train
+from cruijff_kit.train import Training, earlier_epochs, move_aside, train
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,6 +36,7 @@ def run(config: DictConfig, stage: str) -> float | None:
         if stage == "train":
             _train(config, owner)
             return None
+        _set_aside(config, Path(config.scores), Path(config.scores))
         with _recorded(config, stage, Path(config.scores), asked=list(config.commands.eval[2:])):
             print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
             stage_command.run(list(config.commands[stage]), folder, owner.environment, owner.check)
@@ -44,6 +45,7 @@ def run(config: DictConfig, stage: str) -> float | None:
 
 def _train(config: DictConfig, owner: ownership.Ownership) -> None:
     training = _training(config)
+    _set_aside(config, training.results, training.results, Path(config.scores))
     earlier = earlier_epochs(training, owner, None if config.kept_epochs is None else list(config.kept_epochs))
     if training.fault() is None:
         print(f"{training.run} is trained already: {training.model}", flush=True)
@@ -70,12 +72,25 @@ def _recorded(
     """Keeps the stage's record, in which what it reads is as it was when this was sent, or it does not begin."""
     path, owner = results / paths.RECORD, ownership.Owner.here()
     recorded, name = Path(config.inputs.recorded), config.inputs[stage]
-    known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "gpus": provenance.gpus(), "versions": provenance.versions()}
-    known |= {"git": config.git and dict(config.git), "inputs": inputs.digests(recorded, name)}
-    with records.kept(path, records.fresh(path, config.run, stage, config.identity, **known), finish):
+    known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "git": config.git and dict(config.git), "again": config.get("again") or ""}
+
+    def look() -> dict[str, Any]:
+        return {"gpus": provenance.gpus(), "versions": provenance.versions(), "inputs": inputs.digests(recorded, name)}
+
+    with records.kept(path, records.fresh(path, config.run, stage, config.identity, **known), look, finish):
         if "frozen" in config:
             inputs.check(recorded, name)
         yield
+
+
+def _set_aside(config: DictConfig, results: Path, *folders: Path) -> None:
+    """Moves what is to be done again to folders beside it; a job that was restarted since has done so before."""
+    again, record = config.get("again"), records.read(results / paths.RECORD)
+    if not again or record is not None and record.again == again:
+        return
+    for folder in folders:
+        if folder.is_dir():
+            move_aside(folder, [path for path in folder.iterdir() if not path.is_symlink()])
 
 
 def _log() -> str | None:

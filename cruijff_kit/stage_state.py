@@ -41,6 +41,7 @@ class Witnesses:
         record: the one of this very run; None if there is none, or it is another's.
         slot: the latest task that was sent to Slurm for it, at `sent_s`.
         task: what squeue has of it; None if nothing.
+        key: what the launch that sent the slot's task called it.
         ended: how Slurm says that the slot's task ended.
         held: whether a process on this machine is at it.
         here: whether the record was made on this machine.
@@ -51,6 +52,7 @@ class Witnesses:
     slot: Slot | None = None
     sent_s: float = 0.0
     task: Task | None = None
+    key: str | None = None
     ended: Ended | None = None
     held: bool = False
     here: bool = True
@@ -82,6 +84,8 @@ class StageState:
         why: for a failure its first telling line; what it waits for; what is odd about it.
         kind: of a failure: memory, time, node, cancelled, preempted, error; `stuck` of what waits for ever.
         job: Slurm's id, as scancel takes it.
+        key: what our launch called it that has sent the task that Slurm has of it.
+        in_slurm: whether Slurm has it, queued or running.
         attempt: how many times it was started.
         started_s: seconds since the epoch; so is `ended_s`.
     """
@@ -90,10 +94,17 @@ class StageState:
     why: str = ""
     kind: str = ""
     job: str | None = None
+    key: str | None = None
+    in_slurm: bool = False
     log: Path | None = None
     attempt: int = 0
     started_s: float | None = None
     ended_s: float | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it runs, or is going to."""
+        return self.state in LIVE or self.in_slurm and self.kind != STUCK
 
     @property
     def seconds(self) -> float | None:
@@ -113,7 +124,7 @@ def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str
     found = _judge(seen, finished, lacks)
     record, slot = seen.recorded, seen.slot
     task = seen.task or (slot if record is None or record.job == str(slot) else record.job)
-    known = replace(found, log=seen.log, job=str(task) if task else None)
+    known = replace(found, log=seen.log, job=str(task) if task else None, in_slurm=seen.task is not None, key=seen.key if seen.task else None)
     if record is None or record.attempt == 0 or known.state in (WAITING, QUEUED):
         return known
     return replace(known, attempt=record.attempt, started_s=record.started_s, ended_s=record.ended_s if known.state != RUNNING else None)

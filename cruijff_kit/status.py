@@ -16,7 +16,7 @@ from cruijff_kit.failure import Failure
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.progress import Progress
-from cruijff_kit.stage_state import DONE, LIVE, OVER_BADLY, RUNNING, WAITING
+from cruijff_kit.stage_state import DONE, OVER_BADLY, RUNNING, WAITING
 from cruijff_kit.sweep_state import RunState, SweepState, look
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def advice(state: SweepState, folder: Path) -> Iterator[str]:
     for run in bad:
         if run.train is not None and run.train.kind == "memory":
             yield from _smaller_batch(state.layout, run.run, Failure(run.train.kind, run.train.why))
-    waiting = sum(_whole(run) == WAITING and not any(each.job for each in run.stages.values()) for run in state.runs)
+    waiting = sum(_whole(run) == WAITING for run in state.runs)
     if waiting and not bad and not is_under_way(state.runs):
         yield f"cruijff-kit run {where} --multirun   starts what is missing: {waiting} run{'' if waiting == 1 else 's'}"
 
@@ -216,7 +216,7 @@ def print_status(folder: Path, console: Console) -> None:
 
 
 def is_under_way(runs: Iterable[RunState]) -> bool:
-    return any(state.state in LIVE or state.job and state.state == WAITING for run in runs for state in run.stages.values())
+    return any(state.is_under_way for run in runs for state in run.stages.values())
 
 
 def now() -> str:

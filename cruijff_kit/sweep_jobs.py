@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cruijff_kit import slurm
-from cruijff_kit.launches import Launch, Slot, UnreadableLaunch, job_of, launch_folders
+from cruijff_kit.launches import Launch, SentArray, Slot, UnreadableLaunch, job_of, launch_folders
 from cruijff_kit.paths import Layout, run_number
 from cruijff_kit.slurm_output import Ended, Jobs, Task
 
@@ -26,7 +26,7 @@ class Sent:
     Args:
         identity: of the run, or `base`.
         sent_s: when, in seconds since the epoch.
-        token: what the job's comment holds.
+        key: what the launch called this work.
     """
 
     run: str
@@ -34,7 +34,8 @@ class Sent:
     identity: str
     slot: Slot
     sent_s: float
-    token: str
+    key: str
+    array: SentArray
 
 
 @dataclass
@@ -114,31 +115,30 @@ def _sent(launch: Launch, live: list[Task]) -> Iterator[Sent]:
         array.job = array.job or job_of(array, live)
         for index, key in array.tasks.items() if array.job is not None else ():
             run, identity, *_ = [*key.split(), ""]
-            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), launch.sent_s, array.token)
+            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), launch.sent_s, key, array)
 
 
 def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[str, str, Task]]:
-    """The tasks that are what a launch sent: job ids come again, and a copied folder names the jobs of its original."""
     places = {(each.slot.job, each.slot.index): each for each in sent}
     for task in live:
         each = places.get((task.job, task.index))
-        if each is not None and each.token in task.comment and _is_script(task, Path(each.slot.folder) / "submission.sh"):
+        if each is not None and each.array.is_task(task):
             yield each.run, each.stage, task
 
 
 def _by_hand(layout: Layout, live: list[Task]) -> Iterator[tuple[str, str, Task]]:
     """The tasks of `sbatch scripts/train_sweep.sh`: the index is the run's number."""
+    named = (path.stem.removeprefix("train_") for path in layout.configs.glob("train_*.yaml"))
+    names = {run_number(f"run_{number}"): f"run_{number}" for number in named if number.isdigit()}
     for stage in STAGES:
-        script = layout.script(stage)
-        names = {run_number(path.stem.split("_")[-1]): f"run_{path.stem.split('_')[-1]}" for path in layout.configs.glob("train_*.yaml")}
         for task in live:
-            if task.index in names and _is_script(task, script):
+            if task.index in names and _is_script(task, layout.script(stage)):
                 yield names[task.index], stage, task
 
 
 def _is_script(task: Task, script: Path) -> bool:
     """Whether the task is of this very file, under whatever name; a command's words after the script do not count."""
     try:
-        return task.command.startswith(str(script)) or Path(task.command).samefile(script)
+        return task.command.startswith(f"{script} ") or Path(task.command).samefile(script)
     except OSError:
         return False

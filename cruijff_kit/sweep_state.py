@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import FILE_NAME, Experiment, read
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.records import Record
-from cruijff_kit.stage_state import OVER_BADLY, WAITING, StageState, Witnesses, judge
+from cruijff_kit.stage_state import DONE, OVER_BADLY, WAITING, StageState, Witnesses, judge
 from cruijff_kit.sweep_jobs import SweepJobs
 from cruijff_kit.torchtune_catalog import read_config
 from cruijff_kit.train import Training
@@ -87,7 +88,7 @@ def look(folder: Path, only: Collection[str] | None = None) -> SweepState:
     if unclear := list(observer.unclear(states)):
         jobs.ask_how_ended(unclear)
         states = [observer.run(each.run, each.params, each.identity) if _any_over(each) else each for each in states]
-    notes = list(_notes(experiment, mapping, jobs, len(problems)))
+    notes = [*_notes(experiment, mapping, jobs, len(problems)), *_other_model(layout, states)]
     return SweepState(experiment, layout, states, [run for run, *_ in runs], jobs, notes)
 
 
@@ -108,6 +109,17 @@ def _read(folder: Path) -> tuple[Experiment, list[Problem], Layout, run_mapping.
     if mapping is None:
         raise CruijffKitError(f"nothing was generated there yet: cruijff-kit generate {shlex.quote(str(folder))}")
     return experiment, problems, layout, mapping
+
+
+def _other_model(layout: Layout, runs: Sequence[RunState]) -> Iterator[str]:
+    """That the first run that is trained was trained from another folder: the same model moved, or another one."""
+    for run in runs:
+        if run.train is not None and run.train.state == DONE and not run.weights_removed:
+            with suppress(OSError, ValueError, LookupError):
+                there = checkpoint.other_model(layout.train_config(run.run), layout.run_results(run.run), layout.folder)
+                if there:
+                    yield f"{run.run} was trained from the model in {there}, not the one named now: if it is another one, --again trains anew"
+            return
 
 
 def _any_over(run: RunState) -> bool:
@@ -175,6 +187,7 @@ class _Observer:
             slot=sent.slot if sent else None,
             sent_s=sent.sent_s if sent else 0.0,
             task=task,
+            key=sent.key if sent and task and str(task) == str(sent.slot) else None,
             ended=self._jobs.ended.get((sent.slot.job, sent.slot.index)) if sent else None,
             held=workspace.is_held(paths.held(self._layout.folder, stage, run)),
             here=record is None or record.host == self._host,

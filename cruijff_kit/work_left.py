@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.paths import BASELINE
-from cruijff_kit.stage_state import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, STUCK, WAITING, StageState
+from cruijff_kit.stage_state import CANCELLED, DONE, FAILED, LOST, WAITING, StageState
 from cruijff_kit.sweep_state import RunState
 
 MISSING, ONLY_FAILED = "missing", "failed"
 CHOICES = (MISSING, ONLY_FAILED)
+AGAIN = "again"
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Left:
         stages: in their order.
         why: for each stage that was wanted, why it is done or left alone.
         tasks: those to evaluate, of all that were asked for; None for all.
+        sent: what the launches called those that Slurm has already.
     """
 
     stages: tuple[str, ...] = ()
     why: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+    sent: Mapping[str, str] = field(default_factory=dict)
 
 
 def decide(run: RunState, wish: Wish, unsettled: Mapping[str, str], asked: Sequence[str]) -> Left:
@@ -66,8 +68,9 @@ def decide(run: RunState, wish: Wish, unsettled: Mapping[str, str], asked: Seque
         return Left(why=dict.fromkeys(wish.stages, "nothing of it failed"))
     why = dict(_reasons(run, wish, unsettled))
     stages = tuple(stage for stage in ("train", "eval") if stage in why and not why[stage].startswith(NOTHING))
-    some = tuple(task for task in asked if task in unsettled)
-    return Left(stages, why, some if 0 < len(some) < len(asked) and not wish.repeats else None)
+    some = () if "train" in stages else tuple(task for task in asked if task in unsettled)
+    sent = {stage: state.key for stage, state in run.stages.items() if state.key}
+    return Left(stages, why, some if 0 < len(some) < len(asked) and not wish.repeats else None, sent)
 
 
 NOTHING = (DONE, "left ")
@@ -75,7 +78,7 @@ NOTHING = (DONE, "left ")
 
 def _reasons(run: RunState, wish: Wish, unsettled: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Each stage that is wanted, or that is waited for, and why; a reason in NOTHING says that it is not to be done."""
-    evaluated = "eval" in wish.stages and run.eval is not None and (bool(unsettled) or wish.repeats)
+    evaluated = "eval" in wish.stages and run.eval is not None and (bool(unsettled) or wish.repeats or _is_due(run, wish))
     barred = None
     if run.train is not None:
         reason = _of_training(run, wish, evaluated)
@@ -85,10 +88,15 @@ def _reasons(run: RunState, wish: Wish, unsettled: Mapping[str, str]) -> Iterato
             barred = "left out: it is not trained"
         barred = "left alone: its training is not over" if reason.startswith("left ") else barred
     if "eval" in wish.stages and run.eval is not None:
-        yield "eval", (barred if evaluated and barred else _of_evaluation(run.eval, wish, unsettled) if evaluated else DONE)
+        yield "eval", (barred if evaluated and barred else _of_evaluation(run, wish, unsettled) if evaluated else DONE)
 
 
 ADOPTED = "already "
+
+
+def _is_due(run: RunState, wish: Wish) -> bool:
+    """Whether the training is to be done: what was evaluated of other weights is then no score of these."""
+    return run.train is not None and run.train.state != DONE and "train" in wish.stages
 
 
 def _of_training(run: RunState, wish: Wish, evaluated: bool) -> str:
@@ -100,25 +108,22 @@ def _of_training(run: RunState, wish: Wish, evaluated: bool) -> str:
     return _under_way(run.train, wish) or _why(run.train)
 
 
-def _of_evaluation(state: StageState, wish: Wish, unsettled: Mapping[str, str]) -> str:
+def _of_evaluation(run: RunState, wish: Wish, unsettled: Mapping[str, str]) -> str:
+    state = run.eval
+    assert state is not None
     if words := _under_way(state, wish):
         return words
     if state.state in (FAILED, CANCELLED, LOST):
         return _why(state)
-    return "; ".join(f"{task}: {why}" for task, why in unsettled.items()) or "its value is asked for"
+    return "; ".join(f"{task}: {why}" for task, why in unsettled.items()) or ("it is trained anew" if _is_due(run, wish) else "its value is asked for")
 
 
 def _under_way(state: StageState, wish: Wish) -> str | None:
     """Of what Slurm has, or another process is at: it is adopted by a launcher that can, and left alone by others."""
-    if not is_under_way(state):
+    if not state.is_under_way:
         return None
     how = f"{state.state} as job {state.job}" if state.job else state.state
-    return f"{ADOPTED}{how}" if state.job and wish.adopts else f"left alone: {how}"
-
-
-def is_under_way(state: StageState) -> bool:
-    """Whether it runs, or Slurm has it and will start it."""
-    return state.state in (QUEUED, RUNNING) or state.state == WAITING and state.job is not None and state.kind != STUCK
+    return f"{ADOPTED}{how}" if state.key and wish.adopts else f"left alone: {how}"
 
 
 def _why(state: StageState) -> str:
@@ -128,21 +133,21 @@ def _why(state: StageState) -> str:
 
 
 def _again(run: RunState, wish: Wish) -> Left:
-    under_way = {stage: state for stage, state in run.stages.items() if stage in wish.stages and is_under_way(state)}
+    under_way = {stage: state for stage, state in run.stages.items() if state.is_under_way}
     if under_way:
         stage, state = next(iter(under_way.items()))
         raise CruijffKitError(f"{run.run} {stage} is {state.state}: cancel it before it is done again: cruijff-kit cancel DIR {run.run}")
     stages = tuple(stage for stage in wish.stages if stage in run.stages)
-    return Left(stages, dict.fromkeys(stages, "again"))
+    return Left(stages, dict.fromkeys(stages, AGAIN))
 
 
-def check_again(again: Sequence[str], runs: Sequence[str]) -> None:
-    """That each run to be done again is a point of this sweep.
+def check_again(again: Sequence[str], runs: Collection[str]) -> None:
+    """That each run to be done again is among those of this sweep, the untouched model included where it is evaluated.
 
     Raises:
         CruijffKitError: one is not.
     """
-    others = [name for name in again if name not in runs and name != BASELINE]
+    others = [name for name in again if name not in runs]
     if others:
         raise CruijffKitError(
             f"{', '.join(others)}: no point of this sweep\n"

@@ -72,7 +72,7 @@ def test_an_owner_stands_in_the_file_and_says_when_it_let_go(tmp_path: Path) -> 
     with owned(tmp_path, PACE) as held:
         assert name(tmp_path) == held.me
         assert not held.me.ended
-        assert sorted(json.loads((tmp_path / FILE).read_text())) == ["ended", "host", "job", "pid", "restart", "token"]
+        assert sorted(json.loads((tmp_path / FILE).read_text())) == ["began_s", "ended", "host", "job", "launcher", "pid", "restart", "token"]
     assert name(tmp_path) == replace(held.me, ended=True)
 
 
@@ -102,7 +102,7 @@ def test_a_live_owner_on_another_node_is_waited_for(tmp_path: Path, capsys: pyte
         with owned(tmp_path, PACE) as held:
             assert time.monotonic() - begun > 1.0
             assert name(tmp_path) == held.me
-    assert capsys.readouterr().err == "waiting: this run is being trained by process 4242 on node9, job 7_3, restart 0\n"
+    assert capsys.readouterr().err == "waiting: this is being done by process 4242 on node9, job 7_3, restart 0\n"
 
 
 def test_another_job_never_takes_from_a_live_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,7 +301,7 @@ def test_an_unfinished_run_is_left_alone_and_said(folder: Path, capsys: pytest.C
 
 def test_a_run_that_is_being_trained_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = finish(folder, "run_000")
-    held = paths.training(folder, "run_000")
+    held = paths.held(folder, "train", "run_000")
     with workspace.locked(held):
         assert main(["prune", str(folder), "--yes"]) == 0
     atomic.write_json(held / ownership.FILE, asdict(replace(ownership.Owner.here(), host="another")))  # its lock may not reach here

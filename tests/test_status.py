@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -339,9 +338,38 @@ def test_an_owner_on_another_machine_is_not_interrupted_here(sweep: Sweep, cruij
     with holder(sweep.folder, "run_000") as training:
         path = paths.held(sweep.folder, "train", "run_000") / ownership.FILE
         path.write_text(json.dumps({**json.loads(path.read_text()), "host": "elsewhere"}))
-        assert cruijff("cancel", sweep.folder, "run_000", **no_slurm).stdout == "nothing of this experiment is queued or running\n"
+        done = cruijff("cancel", sweep.folder, "run_000", **no_slurm)
+        assert done.stdout == f"run_000 train: left alone: it is done by process {training.pid} on elsewhere, which no launch sent\n"
         assert training.poll() is None
-    assert socket.gethostname() != "elsewhere"
+
+
+def test_a_process_that_has_the_id_of_a_dead_owner_is_not_interrupted(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:
+    with holder(sweep.folder, "run_000") as training, subprocess.Popen(["sleep", "60"]) as bystander:
+        path = paths.held(sweep.folder, "train", "run_000") / ownership.FILE
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid}))
+        assert cruijff("cancel", sweep.folder, **no_slurm).stdout == "nothing of this experiment is queued or running\n"
+        assert (training.poll(), bystander.poll()) == (None, None)
+        bystander.kill()
+
+
+LAUNCHER = """
+import os, subprocess, sys
+os.environ["CRUIJFF_KIT_LAUNCHER"] = str(os.getpid())
+program = "import sys; from pathlib import Path; from cruijff_kit import ownership, paths; import time\\n"
+program += "with ownership.owned(paths.held(Path(sys.argv[1]), 'train', 'run_000')): print(flush=True); time.sleep(60)"
+subprocess.run([sys.executable, "-c", program, sys.argv[1]])
+"""
+
+
+def test_cancel_of_everything_ends_the_command_that_would_start_the_next_runs(sweep: Sweep, cruijff: Command, no_slurm: dict[str, str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER, sweep.folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True) as command:
+        command.stdout.readline()
+        pid = json.loads((paths.held(sweep.folder, "train", "run_000") / ownership.FILE).read_text())["pid"]
+        done = cruijff("cancel", sweep.folder, **no_slurm)
+        lines = [f"process {command.pid} interrupted: the command that started them", f"run_000 train: process {pid} interrupted"]
+        assert done.stdout.splitlines() == lines
+        assert command.wait(20) != 0
 
 
 def test_records_hold_what_a_paper_asks_for(sweep: Sweep) -> None:

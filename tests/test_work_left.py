@@ -26,8 +26,10 @@ DONE, WAITING = state("done"), state("waiting")
 FAILED = state("failed", "tune exited with 1: ValueError: no luck\n  more", kind="error")
 NEW = {"a": "not evaluated", "b": "not evaluated"}
 MORE = {"b": "not evaluated"}
-SENT = state("queued", job="12_3")
-AFTER = state("waiting", "for its training", job="13_3")
+SENT = state("queued", job="12_3", in_slurm=True, key="run_003 abc")
+AFTER = state("waiting", "for its training", job="13_3", in_slurm=True, key="run_003 abc 123")
+BY_HAND = state("queued", job="14_3", in_slurm=True)
+KEYS = {"train": "run_003 abc", "eval": "run_003 abc 123"}
 HERE = state("running")
 
 # what a run is, what is wished: the stages to do, why of each, and the tasks if not all
@@ -40,9 +42,12 @@ CASES = {
     "it is lost": (run(state("lost", "gone"), WAITING, NEW), Wish(("train",)), ("train",), ["lost: gone"], None),
     "queued, for Slurm": (run(SENT, AFTER, NEW), Wish(BOTH, adopts=True), BOTH, ["already queued as job 12_3", "already waiting as job 13_3"], None),
     "queued, for this machine": (run(SENT, AFTER, NEW), Wish(BOTH), (), ["left alone: queued as job 12_3", "left alone: its training is not over"], None),
+    "queued by hand, for Slurm": (run(BY_HAND, WAITING, NEW), Wish(BOTH, adopts=True), (), ["left alone: queued as job 14_3", "left alone: its training is not over"], None),
+    "its evaluation once ran in Slurm": (run(DONE, state("waiting", job="13_3"), MORE), Wish(BOTH), ("eval",), ["done", "b: not evaluated"], ("b",)),
+    "its weights are gone, and all was evaluated": (run(WAITING, DONE), Wish(BOTH), BOTH, ["not begun", "it is trained anew"], None),
     "trained here, for Slurm": (run(HERE, WAITING, NEW), Wish(BOTH, adopts=True), (), ["left alone: running", "left alone: its training is not over"], None),
     "stuck behind a failure": (
-        run(FAILED, state("waiting", "for ever", job="13_3", kind=STUCK), NEW), Wish(("eval",)), (), ["left out: it is not trained"], None,
+        run(FAILED, state("waiting", "for ever", job="13_3", kind=STUCK, in_slurm=True), NEW), Wish(("eval",)), (), ["left out: it is not trained"], None,
     ),
     "only evaluations, and it is trained": (run(DONE, WAITING, NEW), Wish(("eval",)), ("eval",), ["a: not evaluated; b: not evaluated"], None),
     "only evaluations, and it is not": (run(WAITING, WAITING, NEW), Wish(("eval",)), (), ["left out: it is not trained"], None),
@@ -54,7 +59,7 @@ CASES = {
         run(DONE, DONE, weights_removed=True), Wish(BOTH), (), ["done; its weights were removed: --again run_003 trains it anew", "done"], None,
     ),
     "weights removed, and needed": (
-        run(DONE, WAITING, MORE, weights_removed=True), Wish(BOTH), BOTH, ["its weights were removed, and are to be evaluated", "b: not evaluated"], ("b",),
+        run(DONE, WAITING, MORE, weights_removed=True), Wish(BOTH), BOTH, ["its weights were removed, and are to be evaluated", "b: not evaluated"], None,
     ),
     "its value is wanted": (run(DONE, DONE), Wish(BOTH, repeats=True), ("eval",), ["done", "its value is asked for"], None),
     "only what failed, and it did": (run(DONE, state("failed", "no luck"), MORE), Wish(BOTH, only="failed"), ("eval",), ["done", "failed: no luck"], ("b",)),
@@ -67,11 +72,9 @@ CASES = {
 
 @pytest.mark.parametrize(("found", "wish", "stages", "why", "tasks"), CASES.values(), ids=CASES)
 def test_what_is_left(found: RunState, wish: Wish, stages: tuple[str, ...], why: list[str], tasks: tuple[str, ...] | None) -> None:
-    assert decide(found, wish, found.unsettled, ["a", "b"]) == Left(stages, dict(zip(("train", "eval") if len(why) > 1 else why_of(found, wish), why)), tasks)
-
-
-def why_of(found: RunState, wish: Wish) -> tuple[str, ...]:
-    return tuple(stage for stage in wish.stages if stage in found.stages)
+    left = decide(found, wish, found.unsettled, ["a", "b"])
+    assert (left.stages, list(left.why.values()), left.tasks) == (stages, why, tasks)
+    assert left.sent in ({}, {"train": "run_003 abc"}, KEYS)
 
 
 def test_the_untouched_model_is_only_evaluated() -> None:
@@ -91,7 +94,7 @@ def test_what_is_under_way_is_not_done_again() -> None:
 
 
 def test_what_is_no_point_of_the_sweep_is_not_done_again() -> None:
-    check_again(["run_000", "base"], ["run_000", "run_001"])
+    check_again(["run_000", "base"], ["base", "run_000", "run_001"])
     with pytest.raises(CruijffKitError) as fault:
         check_again(["run_009"], ["run_000", "run_001"])
     assert str(fault.value).startswith("run_009: no point of this sweep\n")

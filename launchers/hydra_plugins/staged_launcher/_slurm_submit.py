@@ -13,7 +13,7 @@ from submitit.core.utils import DelayedSubmission
 from cruijff_kit import slurm
 from cruijff_kit.batch_script import additional_parameters, setup_lines
 from cruijff_kit.errors import closest
-from cruijff_kit.launches import Launch, SentArray
+from cruijff_kit.launches import SCRIPT, Launch, SentArray
 from cruijff_kit.slurm_output import ranges
 
 from ._job import absolute_sys_path
@@ -88,7 +88,7 @@ def write_script(array: Array, record: SentArray, name: str, drop: bool) -> Path
     executor = _Script(record.folder)
     executor.update_parameters(**executor._convert_parameters(_parameters(array, record, name, drop)))
     executor.parameters["map_count"] = len(array.works)
-    path = record.folder / "submission.sh"
+    path = record.folder / SCRIPT
     path.write_text(executor.text())
     return path
 
