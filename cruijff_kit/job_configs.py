@@ -102,8 +102,8 @@ class Filler:
             config.kept_epochs = self._kept_epochs(run)
             if self._in_sweep:
                 config.frozen = {"files": files}
-                config.again = self._again if AGAIN in left.why.values() else ""
-                config.keys = _keys(run, files, point.words, config.again, left.sent)
+                config.anew = self._again if AGAIN in left.why.values() else ""
+                config.keys = _keys(run, files, point.words, config.anew, left.sent)
         return config
 
     def _left(self, point: Point) -> Left:

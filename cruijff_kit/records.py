@@ -47,7 +47,7 @@ class Record:
         inputs: SHA-256 of the data and task files, and of their folder as a whole, by path.
         asked: what the evaluation was told beside its script.
         epochs: of the training.
-        again: what tells this time from others, of a stage that was to be done again.
+        anew: what tells this time from others, of a stage that was to be done again.
         weights: the checkpoint that a training ended with, and what tells whether it is still that: see checkpoint.seal.
     """
 
@@ -73,7 +73,7 @@ class Record:
     asked: Sequence[str] = field(default_factory=list)
     epochs: int | None = None
     weights: Mapping[str, Any] | None = None
-    again: str = ""
+    anew: str = ""
 
 
 def read(path: Path) -> Record | None:

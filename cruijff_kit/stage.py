@@ -72,7 +72,7 @@ def _recorded(
     """Keeps the stage's record, in which what it reads is as it was when this was sent, or it does not begin."""
     path, owner = results / paths.RECORD, ownership.Owner.here()
     recorded, name = Path(config.inputs.recorded), config.inputs[stage]
-    known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "git": config.git and dict(config.git), "again": config.get("again") or ""}
+    known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "git": config.git and dict(config.git), "anew": config.get("anew") or ""}
 
     def look() -> dict[str, Any]:
         return {"gpus": provenance.gpus(), "versions": provenance.versions(), "inputs": inputs.digests(recorded, name)}
@@ -85,8 +85,8 @@ def _recorded(
 
 def _set_aside(config: DictConfig, results: Path, *folders: Path) -> None:
     """Moves what is to be done again to folders beside it; a job that was restarted since has done so before."""
-    again, record = config.get("again"), records.read(results / paths.RECORD)
-    if not again or record is not None and record.again == again:
+    anew, record = config.get("anew"), records.read(results / paths.RECORD)
+    if not anew or record is not None and record.anew == anew:
         return
     for folder in folders:
         if folder.is_dir():

@@ -238,7 +238,7 @@ def told(folder: Path) -> list[list[int] | None]:
     made = plan(folder)
     config = {"stages": ["train"], "evaluation": {"enabled": False, "baseline": False}}
     points = [Point(OmegaConf.create(config), run, (), ()) for run in made.runs]
-    filled = Filler(made, change(made).files, in_sweep=False).prepared(points).points
+    filled = Filler(made, change(made).files, None).prepared(points).points
     return [OmegaConf.to_container(point)["kept_epochs"] for point in filled]
 
 

@@ -99,7 +99,7 @@ def test_typed_by_hand_from_another_folder_the_same_commands_write_the_same(
     assert files == sorted(path.relative_to(right) for path in right.rglob("*") if path.is_file())
     assert all((left / name).read_bytes() == (right / name).read_bytes() for name in files if name.suffix != ".pt")
     ours, theirs = results_of(folder, "run_001"), results_of(other, "run_001")
-    for name in ("log", "weights_stamp"):
+    for name in ("log", "weights_stamp", "script"):  # the script names the folder
         del ours[name], theirs[name]
     assert ours == theirs
 
@@ -357,11 +357,13 @@ def test_hydras_own_flags_show_and_run_nothing(swept: tuple[Path, str], cruijff:
     assert yaml.safe_load(plain.stdout)["lora_rank"] == 2
 
 
-def test_plain_hydra_runs_the_sweep(swept: tuple[Path, str], tmp_path: Path) -> None:
-    folder, _ = swept
+def test_plain_hydra_runs_what_is_missing_of_the_sweep(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(swept[0], tmp_path / "plain", cruijff)
+    shutil.rmtree(folder / "eval_results" / "run_001")
     words = ["--config-dir", folder / "configs", "--config-name", "multirun", "--multirun", "hydra/launcher=staged_local", "stages=[eval]"]
     done = typed("python", "-m", "cruijff_kit", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0] == "eval: done: base, run_000"
     assert "run_001 eval: done" in done.stderr
 
 
