@@ -69,7 +69,8 @@ def _single(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> P
 
 def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:
     config, selection = points[0].config, Selection(sweep_state.look(made.experiment.folder))
-    again = list(wish_of(config).again)
+    wish = wish_of(config)  # before the configs are told what is left of their points
+    again = list(wish.again)
     check_again(again, [point.run.id for point in points if point.run])
     prepared = Filler(made, files, selection, f"again-{time.time_ns()}" if again else "").prepared(points)
     if config.dry_run:
@@ -78,7 +79,7 @@ def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Pr
     for line in selection.lines():
         print(line, file=sys.stderr)
     for run in again:
-        set_aside(made.layout, run, config.stages)
+        set_aside(made.layout, run, wish.stages)
     return prepared
 
 
