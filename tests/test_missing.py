@@ -119,4 +119,4 @@ def test_a_finished_run_is_done_again_when_it_is_named_and_its_results_stay_asid
     (scores,) = asides(sweep.layout.eval_results)["run_001"]
     assert sorted(path.name for path in (scores / "capitalize").rglob("*.eval")) == before["run_001"]
     assert [sweep.record(stage, "run_001").attempt for stage in ("train", "eval")] == [1, 1]
-    assert [len(sweep.logs(task)["run_001"]) for task in ("capitalize", "unlucky")] == [1, 1]
+    assert {len(sweep.logs(task["name"])["run_001"]) for task in sweep.spec["evaluation"]["tasks"]} == {1}
