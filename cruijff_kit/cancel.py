@@ -38,13 +38,19 @@ def cancel(folder: Path, runs: Sequence[str] = ()) -> list[str]:
     lines = _interrupt_here(layout, wanted, {str(each.slot) for each in jobs.sent}, launchers=not runs)
     if jobs.fault is not None:
         raise CruijffKitError("\n".join([*lines, jobs.fault, "what Slurm has of this experiment was not cancelled"]))
-    own = [(run, stage, task) for run, stage, task in jobs.own if run in wanted]
+    own = sorted(((run, stage, task) for run, stage, task in jobs.own if run in wanted), key=_place)
     for words in _names(task for _, _, task in own):
         slurm.cancel(words)
     for run, stage, task in own:
         if task.state == "PENDING":  # no process of its own will say so, and the accounting may not know
             _note(layout, run, stage, known[run], task)
     return lines + [f"{run} {stage}: {_was(task)}" for run, stage, task in own]
+
+
+def _place(own: tuple[str, str, Task]) -> tuple[str, int, int]:
+    """Where it stands in what is said: squeue lists what it likes first."""
+    run, stage, task = own
+    return run, sweep_jobs.STAGES.index(stage), task.job
 
 
 def _was(task: Task) -> str:

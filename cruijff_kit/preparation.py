@@ -68,7 +68,7 @@ def _single(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> P
 
 def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Prepared:
     config, selection = points[0].config, Selection(sweep_state.look(made.experiment.folder))
-    wish = wish_of(config)
+    wish = wish_of(config)  # before the configs are told what is left of their points
     if wish.again and wish.only != MISSING:
         raise CruijffKitError("--failed and --again: one of them")
     baseline = [BASELINE] if config.evaluation.enabled and config.evaluation.baseline else []

@@ -21,9 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What takes minutes comes first, the longest of all at the head, so that no worker is left with it at the end.
 LONGEST_FIRST = [
+    "slurm/test_living.py",
     "slurm/test_demo.py",
     "slurm/test_interruptions.py",
     "test_run.py",
+    "test_missing.py",
     "slurm/test_sweep.py",
     "slurm/test_staged_slurm.py",
     "slurm/test_killed_launch.py",

@@ -27,6 +27,8 @@ class Settings:
     message_timeout_s: int = 5
     """A silent node is asked again for as long, twice, before `slurmd_timeout_s` counts: 16 s in all with these, 11 s with
     5 and 3."""
+    min_job_age_s: int = 300
+    """How long the controller knows a job that is over, which without accounting nobody else does."""
     kill_wait_s: int = 2
     """Between SIGTERM and SIGKILL of a job that is cancelled or out of time."""
     over_memory_kill: bool = False
@@ -118,6 +120,7 @@ SlurmdTimeout={settings.slurmd_timeout_s}
 MessageTimeout={settings.message_timeout_s}
 MaxArraySize={settings.max_array_size}
 MaxJobCount=20000
+MinJobAge={settings.min_job_age_s}
 {accounting(place) if settings.accounting else "AccountingStorageType=accounting_storage/none"}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=60

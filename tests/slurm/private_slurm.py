@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -167,12 +168,18 @@ class PrivateSlurm:
         kill_jobs(name, self.place.slurm_conf)
 
     def hang(self, task: str) -> None:
-        """Stops the training of a task, named `12_3`: it goes on until its time is over, or it is cancelled."""
-        hang_training(task, self.place.slurm_conf)
+        """Stops the training of a task, named `12_3`, once it has begun: it stays until its time is over, or it is cancelled."""
+        wait_until(lambda: hang_training(task, self.place.slurm_conf), 120, f"{task} trains")
 
     def start_node(self, name: str) -> None:
         """Returns before the controller has heard of it."""
         self._start("slurmd", "-D", "-N", name, daemon=name)
+
+    def forget(self) -> None:
+        """Returns when the controller knows nothing more of jobs that are over, and soon forgets those to come."""
+        self.place.slurm_conf.write_text(slurm_conf(self.place, replace(self.settings, min_job_age_s=2)))
+        self.run("scontrol", "reconfigure")
+        wait_until(lambda: not self.run("squeue", "--noheader", "--states=all"), 60, "it has forgotten them")
 
     def nodes_are_idle(self) -> bool:
         """Whether all nodes are there, and no job runs or ends on any."""
