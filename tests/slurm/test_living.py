@@ -39,8 +39,8 @@ MEMORY = ("failed", "memory", f"exceeded memory limit of {2**30}")
 DONE = ("done", "", "")
 # of ALL_FAIL, where neither controller nor accounting can be asked
 OF_LOGS = [
-    ("failed", "time", "STEP CANCELLED DUE TO TIME LIMIT"),
-    ("cancelled", "cancelled", "STEP CANCELLED"),
+    ("failed", "time", "CANCELLED DUE TO TIME LIMIT"),
+    ("cancelled", "cancelled", "CANCELLED"),
     ("running", "", "as it last said: Slurm cannot be asked"),
     ("queued", "", "as it was sent: Slurm cannot be asked"),
     MEMORY,
@@ -100,7 +100,7 @@ def stages(sweep: Sweep, **environment: str) -> dict[str, dict[str, dict]]:
 
 def said(stage: dict) -> tuple[str, str, str]:
     """State, kind and why; without the times and figures of what Slurm writes into logs."""
-    why = re.sub(r"STEP \S+ ON node\d CANCELLED AT \S+", "STEP CANCELLED", stage["why"])
+    why = re.sub(r"(?:JOB|STEP) \S+ ON node\d CANCELLED AT \S+", "CANCELLED", stage["why"])
     why = re.sub(r"StepId=\S+ exceeded memory limit \(\d+ > (\d+)\), being killed", r"exceeded memory limit of \1", why)
     return stage["state"], stage["kind"], why
 
