@@ -124,6 +124,8 @@ def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str
     found = _judge(seen, finished, lacks)
     record, slot = seen.recorded, seen.slot
     task = seen.task or (slot if record is None or record.job == str(slot) else record.job)
+    if found.state == WAITING:
+        task = seen.task  # an older job is over: what waits without one is to be sent
     known = replace(found, log=seen.log, job=str(task) if task else None, in_slurm=seen.task is not None, key=seen.key if seen.task else None)
     if record is None or record.attempt == 0 or known.state in (WAITING, QUEUED):
         return known

@@ -124,3 +124,11 @@ def test_it_says_which_job_which_attempt_and_how_long() -> None:
     assert (found.job, found.attempt, found.seconds, found.log) == ("12_3", 2, 60.0, Path("/x/log.out"))
     queued = judge(seen(task=task("PENDING"), record=record("interrupted")), lambda: False)
     assert (queued.job, queued.seconds) == ("12_3", None)
+
+
+def test_what_is_due_although_it_was_done_has_no_job_until_it_is_sent() -> None:
+    """Else it would be left alone for the job that did it before."""
+    found = judge(seen(record=record("done")), lambda: False, lambda: "another task: not evaluated")
+    assert (*told(found), found.job) == ("waiting", "", "another task: not evaluated", None)
+    queued = judge(seen(task=task("PENDING", "Dependency")), lambda: False)
+    assert (queued.state, queued.job) == ("waiting", "12_3")
