@@ -11,12 +11,15 @@ from pathlib import Path
 def kill_jobs(node: str, slurm_conf: Path) -> None:
     """Ends all that the jobs of a node run, as a power cut does: none of it tells anyone.
 
-    Each slurmstepd dies before what it watches, or it would report to the controller how that ended.
+    All of them are stopped before the first is killed: a batch script would note in the log that its srun was killed. And each
+    slurmstepd dies before what it watches, or it would report to the controller how that ended.
     """
     while found := set(_marked(slurm_conf, SLURMD_NODENAME=node)):
         parents = {_parent(process) for process in found} - found
-        for process in [*(parent for parent in parents if _name(parent) == "slurmstepd"), *found]:
-            _kill(process)
+        every = [*(parent for parent in parents if _name(parent) == "slurmstepd"), *found]
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for process in every:
+                _signal(process, signum)
 
 
 def hang_training(task: str, slurm_conf: Path) -> bool:
@@ -28,7 +31,7 @@ def hang_training(task: str, slurm_conf: Path) -> bool:
     found = list(_marked(slurm_conf, SLURM_ARRAY_JOB_ID=job, SLURM_ARRAY_TASK_ID=index))
     trainings = [process for process in found if b"/tune\0run\0" in _read(process, "cmdline")]
     for process in trainings:
-        os.kill(process, signal.SIGSTOP)
+        _signal(process, signal.SIGSTOP)
     return bool(trainings)
 
 
@@ -63,8 +66,8 @@ def _read(process: int, name: str) -> bytes:
         return b""  # it has ended, or is another user's
 
 
-def _kill(process: int) -> None:
+def _signal(process: int, signum: signal.Signals) -> None:
     try:
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, signum)
     except ProcessLookupError:
         pass
