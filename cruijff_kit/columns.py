@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,12 +31,13 @@ def render(
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
     others = sum(widths) - widths[flexible] + GAP * (len(widths) - 1)
     widths[flexible] = min(widths[flexible], max(LEAST, width - others))
-    yield Text(_line(headings, widths, right).rstrip(), style="bold")
+    cut: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"} if one_line else {}
+    yield Text(_line(headings, widths, right).rstrip(), style="bold", **cut)
     yield Text("─" * min(width, sum(widths) + GAP * (len(widths) - 1)))
     for row in rows:
         first, *rest = _pieces(row[flexible], widths[flexible], one_line)
         cells = [*row[:flexible], first, *row[flexible + 1 :]]
-        line = Text(_line(cells, widths, right).rstrip())
+        line = Text(_line(cells, widths, right).rstrip(), **cut)
         _stylize(line, cells, widths, styles or {})
         yield line
         indent = sum(widths[:flexible]) + GAP * flexible
