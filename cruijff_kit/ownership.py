@@ -186,6 +186,8 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
         ownership.write()  # it looks often, ends itself, and frees the lock
     else:
         before = None
+        if workspace.is_held(folder):
+            print(f"waiting: this is being done by {read(folder / FILE) or 'another process'}", file=sys.stderr, flush=True)
     with workspace.locked(folder):
         try:
             ownership.take(before)
@@ -197,7 +199,8 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
 @contextmanager
 def owned_or_inherited(folder: Path) -> Iterator[None]:
     """As owned, unless the process that started this one holds the folder for it."""
-    if os.environ.get(ENVIRONMENT, "").partition(" ")[2] == str(folder / FILE):
+    inherited = os.environ.get(ENVIRONMENT, "").partition(" ")[2]
+    if inherited and os.path.realpath(inherited) == os.path.realpath(folder / FILE):
         yield
         return
     with owned(folder):
