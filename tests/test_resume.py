@@ -250,7 +250,7 @@ folder = Path(sys.argv[1])
 command = ["tune", "run", "lora_finetune_single_device", "--config", str(folder / "train_000.yaml")]
 read = {"recorded": str(inputs.record({"nothing": []}, folder)), "train": "nothing"}
 config = {"experiment_dir": str(folder), "run": "run_000", "identity": "abc", "commands": {"train": command}, "inputs": read, "git": None}
-stage.run(OmegaConf.create({**config, "kept_epochs": [2]}), "train")
+stage.run(OmegaConf.create({**config, "kept_epochs": [2], "scores": str(folder / "eval_results/run_000")}), "train")
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_an_array_is_followed_from_the_queue_to_the_accounting(here, tmp_path):
     wait_until(lambda: queued() == [], 20, "the queue is empty")
     assert calls.state(f"{job}_5") is None
     assert calls.state("999999") is None
-    expected = {(job, 0): Ended("COMPLETED", "0:0"), (job, 3): Ended("FAILED", "7:0"), (job, 5): Ended("CANCELLED", "0:0")}
+    expected = {(job, 0): Ended("COMPLETED", "0:0"), (job, 3): Ended("FAILED", "7:0"), (job, 5): Ended("CANCELLED", "0:0", by=os.getuid())}
     wait_until(lambda: expected.items() <= calls.ended([job]).items(), 20, "the accounting knows it")
 
 
