@@ -131,7 +131,8 @@ def test_a_node_that_lost_power_takes_its_job_with_it_without_a_word(own_slurm: 
     wait_until(lambda: (tmp_path / "process").exists() and (tmp_path / "process").read_text(), 10, "the job runs")
     node = node_of(own_slurm, job)
     own_slurm.lose_node(node)
-    assert not Path("/proc", (tmp_path / "process").read_text().strip()).exists()
+    process = Path("/proc", (tmp_path / "process").read_text().strip(), "stat")
+    wait_until(lambda: not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z", 10, "it is dead, taken note of or not")
     own_slurm.wait_for(job, "NODE_FAIL", timeout_s=60)
     assert (tmp_path / "log").read_text() == ""
     own_slurm.start_node(node)
