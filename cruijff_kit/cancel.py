@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cruijff_kit import ownership, paths, records, slurm, sweep_jobs, workspace
-from cruijff_kit.errors import CruijffKitError, closest
+from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.launches import NEVER
 from cruijff_kit.paths import Layout
 from cruijff_kit.records import Record
 from cruijff_kit.slurm_output import Task, ranges
-from cruijff_kit.sweep_state import identities
+from cruijff_kit.sweep_state import identities, no_such_run
 
 CHUNK = 500  # jobs in one call of scancel
 
@@ -33,7 +33,7 @@ def cancel(folder: Path, runs: Sequence[str] = ()) -> list[str]:
     layout, known = identities(folder)
     for run in runs:
         if run not in known:
-            raise CruijffKitError(f"there is no run '{run}'" + (f": {hint}" if (hint := closest(run, known)) else ""))
+            raise no_such_run(run, known)
     wanted, jobs = set(runs or known), sweep_jobs.look(layout)
     lines = _interrupt_here(layout, wanted, {str(each.slot) for each in jobs.sent}, launchers=not runs)
     if jobs.fault is not None:

@@ -188,17 +188,13 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _status(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    from rich.console import Console
-
-    from cruijff_kit import status, status_watch
+    from cruijff_kit import columns, status, status_watch
 
     if arguments.json:
         state = status.look(arguments.dir)
         _print_json(status.as_dict(state, status.rows(state)))
         return 0
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no edge to wrap at
+    console = columns.console()
     if arguments.watch is not None:
         status_watch.watch(arguments.dir, console, arguments.watch)
     else:

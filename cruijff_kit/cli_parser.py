@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cruijff_kit import __version__
 
@@ -91,74 +92,63 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"cruijff-kit {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
-    raw = argparse.RawDescriptionHelpFormatter
+
+    def command(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
+        """A command on an experiment's folder."""
+        raw = argparse.RawDescriptionHelpFormatter
+        words = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw, **options)
+        words.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+        words.set_defaults(command=name)
+        return words
 
     text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
-    generate = commands.add_parser("generate", help=text, description=text, epilog=GENERATE_EPILOG, formatter_class=raw)
-    generate.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    generate = command("generate", text, GENERATE_EPILOG)
     generate.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     generate.add_argument("--force", action="store_true", help="overwrite generated files that differ")
     generate.add_argument("--keep-ids", action="store_true", help="likewise, and runs that were there keep their numbers, new ones get the next")
     generate.add_argument("--yes", action="store_true", help="do not ask before 100 runs or more")
     generate.add_argument("--cluster", metavar="NAME", help="cluster profile of the #SBATCH lines in scripts/")
     generate.add_argument("--json", action="store_true", help="print runs and problems as JSON")
-    generate.set_defaults(command="generate")
 
     text = "check experiment.yaml as generate does, and write nothing"
-    check = commands.add_parser("check", help=text, description=text, epilog=CHECK_EPILOG, formatter_class=raw)
-    check.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    check = command("check", text, CHECK_EPILOG)
     check.add_argument("--deep", action="store_true", help="build models, data and evaluation tasks too: runs your task files, needs torch")
     check.add_argument("--strict", action="store_true", help="a warning counts as an error")
     check.add_argument("--json", action="store_true", help="print runs and problems as JSON")
-    check.set_defaults(command="check")
 
     text = "check what a sweep needs of Slurm, of its nodes and of the disks, before it waits in a queue"
-    doctor = commands.add_parser("doctor", help=text, description=text, epilog=DOCTOR_EPILOG, formatter_class=raw)
-    doctor.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    doctor = command("doctor", text, DOCTOR_EPILOG)
     doctor.add_argument("--cluster", metavar="NAME", help="cluster profile; that of scripts/ by default")
     doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
-    doctor.set_defaults(command="doctor")
 
     text = "train and evaluate on this machine: one point, or with --multirun the sweep"
-    run = commands.add_parser(
-        "run", help=text, description=text, epilog=RUN_EPILOG, formatter_class=raw, usage="cruijff-kit run DIR [--multirun] [--failed] [--again RUN] [--dry-run] [hydra overrides]",
-        allow_abbrev=False
-    )
-    run.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    usage = "cruijff-kit run DIR [--multirun] [--failed] [--again RUN] [--dry-run] [hydra overrides]"
+    run = command("run", text, RUN_EPILOG, usage=usage, allow_abbrev=False)
     run.add_argument("--failed", action="store_true", help="only the points of which a stage failed, was cancelled or is lost")
     run.add_argument("--again", action="append", metavar="RUN", help="do this run anew, and no other; its results are moved aside")
     run.add_argument("--dry-run", action="store_true", help="show what would be done and why, and do nothing")
-    run.set_defaults(command="run")
 
     text = "show what every run does: waiting, queued, running, done, failed, cancelled or lost"
-    status = commands.add_parser("status", help=text, description=text, epilog=STATUS_EPILOG, formatter_class=raw)
-    status.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    status = command("status", text, STATUS_EPILOG)
     status.add_argument("--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="go on until nothing is queued or running, with a look every 5 seconds")
     status.add_argument("--json", action="store_true", help="print it as JSON")
-    status.set_defaults(command="status")
 
     text = "print what a stage of a run said"
-    logs = commands.add_parser("logs", help=text, description=text, epilog=LOGS_EPILOG, formatter_class=raw)
-    logs.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    logs = command("logs", text, LOGS_EPILOG)
     logs.add_argument("run", metavar="RUN", help="run_003, or base for the untouched model")
     logs.add_argument("--stage", choices=("train", "eval"), help="of a run that has both: the one that runs, or else failed, or else was the last")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the stage is over")
-    logs.set_defaults(command="logs")
 
     text = "end what this experiment has in Slurm or runs on this machine"
-    cancel = commands.add_parser("cancel", help=text, description=text, epilog=CANCEL_EPILOG, formatter_class=raw)
-    cancel.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    cancel = command("cancel", text, CANCEL_EPILOG)
     cancel.add_argument("runs", nargs="*", metavar="RUN", help="only these runs, each with all of its stages")
-    cancel.set_defaults(command="cancel")
 
     text = "delete intermediate epochs that a later one makes unneeded; asks first"
-    prune = commands.add_parser("prune", help=text, description=text, epilog=PRUNE_EPILOG, formatter_class=raw)
-    prune.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+    prune = command("prune", text, PRUNE_EPILOG)
     prune.add_argument("runs", nargs="*", metavar="RUN", help="only of these runs")
     prune.add_argument("--asides", action="store_true", help="delete what was moved aside too: results/run_000.20261124T093000")
     prune.add_argument("--dry-run", action="store_true", help="print what would be deleted")
     prune.add_argument("--yes", action="store_true", help="do not ask")
     prune.add_argument("--json", action="store_true", help="print it as JSON; nothing is deleted then without --yes")
-    prune.set_defaults(command="prune")
     return made

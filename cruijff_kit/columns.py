@@ -7,10 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
 GAP = 2
 LEAST = 16  # columns of the one that gives way
+
+
+def console() -> Console:
+    """stdout, as wide as its terminal; a pipe has no edge to wrap at."""
+    from rich.console import Console
+
+    made = Console()
+    if not made.is_terminal:
+        made.width = 1000
+    return made
 
 
 def render(

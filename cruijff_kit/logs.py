@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from cruijff_kit import log_follow
-from cruijff_kit.errors import CruijffKitError, closest
+from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.stage_state import LIVE, OVER_BADLY, RUNNING, StageState
-from cruijff_kit.sweep_state import RunState, look
+from cruijff_kit.sweep_state import RunState, look, no_such_run
 
 
 def print_log(folder: Path, run: str, stage: str | None = None, follow: bool = False) -> None:
@@ -43,7 +43,7 @@ def _find(folder: Path, run: str) -> RunState:
     state = look(folder, [run])
     found = state.run(run)
     if found is None:
-        raise CruijffKitError(f"there is no run '{run}'" + (f": {hint}" if (hint := closest(run, state.names)) else ""))
+        raise no_such_run(run, state.names)
     return found
 
 

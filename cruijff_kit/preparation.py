@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import multirun_config, overrides, sweep_state, training_checks, workspace
+from cruijff_kit import columns, multirun_config, overrides, sweep_state, training_checks, workspace
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, OnlyShown, Problem
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.generate import change, check_current, check_place
@@ -75,20 +75,11 @@ def _sweep(made: Plan, files: Mapping[Path, str], points: Sequence[Point]) -> Pr
     check_again(wish.again, {point.run.id for point in points if point.run} | set(baseline))
     prepared = Filler(made, files, selection, f"again-{time.time_ns()}" if wish.again else "").prepared(points)
     if config.dry_run:
-        _show(selection)
+        columns.console().print(selection.table())
         raise OnlyShown
     for line in selection.lines():
         print(line, file=sys.stderr)
     return prepared
-
-
-def _show(selection: Selection) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no edge to wrap at
-    console.print(selection.table())
 
 
 def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:

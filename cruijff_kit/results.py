@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import run_mapping
+from cruijff_kit import columns, run_mapping
 from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import Experiment, load
 from cruijff_kit.paths import BASELINE, Layout
@@ -38,7 +38,6 @@ class Score:
 def print_scores(folder: Path, since: float) -> None:
     """The scores of every run of the experiment in `folder`, if one was made after the time `since`."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -63,10 +62,7 @@ def print_scores(folder: Path, since: float) -> None:
         value = escape(row.state) if row.value is None else f"{row.value:.4f}"
         stderr = "" if row.stderr is None else f"{row.stderr:.4f}"
         table.add_row(row.run, *params, row.task, f"{row.scorer} {row.metric}", value, stderr, str(row.samples or ""), *([escape(row.note)] if row.note else []))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no edge to wrap at
-    console.print(table)
+    columns.console().print(table)
 
 
 def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:

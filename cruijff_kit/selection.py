@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.stage_state import WAITING, StageState
 from cruijff_kit.sweep_state import RunState, SweepState
@@ -23,7 +22,7 @@ class Selection:
     """Decides point by point; what it decided stays, to be shown."""
 
     def __init__(self, state: SweepState) -> None:
-        self._state, self._evaluations = state, Evaluations(state.experiment, state.layout)
+        self._state = state
         self._runs = {run.run: run for run in state.runs}
         self._made: dict[tuple, tuple[RunState, Left]] = {}
 
@@ -31,7 +30,7 @@ class Selection:
         """What is left of a run, or of the baseline; `words` are what its evaluation is told."""
         wish, tasks = wish_of(config), list(config.evaluation.tasks) if not isinstance(config.evaluation.tasks, str) else [config.evaluation.tasks]
         found = self._of(run, config.evaluation.enabled)
-        unsettled = self._evaluations.unsettled(found.run, run.identity if run else None, words) if words else found.unsettled
+        unsettled = self._state.evaluations.unsettled(found.run, run.identity if run else None, words) if words else found.unsettled
         key = (found.run, *wish.stages, *words)
         if key not in self._made:
             self._made[key] = found, decide(found, wish, unsettled, tasks)

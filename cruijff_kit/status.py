@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import columns, failure, log_follow, progress, records
+from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.errors import printable
 from cruijff_kit.failure import Failure
-from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.progress import Progress
 from cruijff_kit.stage_state import DONE, OVER_BADLY, RUNNING, WAITING

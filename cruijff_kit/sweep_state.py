@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import checkpoint, paths, records, run_mapping, sweep_jobs, workspace
-from cruijff_kit.errors import CruijffKitError, Problem
+from cruijff_kit.errors import CruijffKitError, Problem, closest
 from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import FILE_NAME, Experiment, read
 from cruijff_kit.paths import BASELINE, Layout
@@ -62,6 +62,7 @@ class SweepState:
     runs: list[RunState]
     names: list[str]
     jobs: SweepJobs
+    evaluations: Evaluations
     notes: list[str]
 
     def run(self, name: str) -> RunState | None:
@@ -83,13 +84,20 @@ def look(folder: Path, only: Collection[str] | None = None) -> SweepState:
     runs = [(row.id, row.params, row.identity) for row in mapping.rows if not row.retired]
     if experiment.spec.evaluation.enabled and experiment.spec.evaluation.baseline:
         runs.insert(0, (BASELINE, {}, BASELINE))
-    observer = _Observer(experiment, layout, jobs)
+    evaluations = Evaluations(experiment, layout)
+    observer = _Observer(experiment, layout, jobs, evaluations)
     states = [observer.run(*each) for each in runs if only is None or each[0] in only]
     if unclear := list(observer.unclear(states)):
         jobs.ask_how_ended(unclear)
         states = [observer.run(each.run, each.params, each.identity) if _any_over(each) else each for each in states]
     notes = [*_notes(experiment, mapping, jobs, len(problems)), *_other_model(layout, states)]
-    return SweepState(experiment, layout, states, [run for run, *_ in runs], jobs, notes)
+    return SweepState(experiment, layout, states, [run for run, *_ in runs], jobs, evaluations, notes)
+
+
+def no_such_run(run: str, names: Iterable[str]) -> CruijffKitError:
+    """What to raise where none of `names` is meant."""
+    hint = closest(run, names)
+    return CruijffKitError(f"there is no run '{run}'" + (f": {hint}" if hint else ""))
 
 
 def identities(folder: Path) -> tuple[Layout, dict[str, str]]:
@@ -139,10 +147,9 @@ def _notes(experiment: Experiment, mapping: run_mapping.RunMapping, jobs: SweepJ
 class _Observer:
     """Looks at one run after the other; what many share is looked at once."""
 
-    def __init__(self, experiment: Experiment, layout: Layout, jobs: SweepJobs) -> None:
+    def __init__(self, experiment: Experiment, layout: Layout, jobs: SweepJobs, evaluations: Evaluations) -> None:
         self._layout, self._jobs, self._host = layout, jobs, socket.gethostname()
-        self._experiment = experiment
-        self._evaluations = Evaluations(experiment, layout)
+        self._experiment, self._evaluations = experiment, evaluations
 
     @cached_property
     def _latest(self) -> dict[tuple[str, str, str], sweep_jobs.Sent]:
