@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import epochs, model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
+from cruijff_kit import evaluated_epochs, model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import dataset_rows
 from cruijff_kit.disk_space import free_bytes, occupied_bytes
@@ -149,8 +149,8 @@ class _Check:
         )
 
     def _epochs_at_once(self, config: Mapping[str, Any]) -> int | None:
-        number = config.get("epochs")
-        return epochs.at_once(number, self._made.experiment.spec.output.keep_checkpoints) if isinstance(number, int) else None
+        number, spec = config.get("epochs"), self._made.experiment.spec
+        return evaluated_epochs.at_once(number, spec.output.keep_checkpoints, spec.evaluation.checkpoint) if isinstance(number, int) else None
 
     def bytes_to_come(self, run: RunSummary) -> int:
         """What the run's checkpoints will take beyond what they take now."""

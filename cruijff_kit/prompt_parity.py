@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit.evaluate import has_chat_template, tokenizer_call_args
+from cruijff_kit.evaluated_model import has_chat_template, tokenizer_call_args
 from cruijff_kit.prompt_text import TRAINED, Decode
 from cruijff_kit.errors import Fault
 from cruijff_kit.visible_text import one_line
