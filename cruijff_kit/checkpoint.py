@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import torchtune_catalog, workspace
-from cruijff_kit.config_tree import find, output_dir_of, unescape
+from cruijff_kit.config_tree import find, unescape
 from cruijff_kit.identity import identity, normalised
 
 INDEX = "model.safetensors.index.json"
@@ -156,16 +156,15 @@ def other_model(train_config: Path, results: Path, folder: Path, copy: Path | No
     return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
 
 
-def other_base(base: Path, config: Mapping[str, Any]) -> str | None:
-    """The folder of the base weights of this training, if those are others than the weights in `base`."""
-    trained = output_dir_of(config, "checkpointer.checkpoint_dir")
-    if trained is None or trained.resolve() == base.resolve():
-        return None
+def have_same_weights(one: Path, other: Path) -> bool | None:
+    """Whether the models in two folders have the very same weight files; None if one of them cannot be read."""
+    if one.resolve() == other.resolve():
+        return True
     try:
-        same = shards(trained) == shards(base) and all(_sha256(trained / name) == _sha256(base / name) for name in shards(base))
+        names = shards(one)
+        return names == shards(other) and all(_sha256(one / name) == _sha256(other / name) for name in names)
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        same = False  # it is gone, or in another format: nobody can tell
-    return None if same else str(trained)
+        return None
 
 
 def _sha256(path: Path) -> str:

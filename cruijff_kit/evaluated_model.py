@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +36,8 @@ class Models:
         self._merged: Path | None = None
 
     def __enter__(self) -> Models:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _leave)  # else it would leave merged weights behind
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -87,6 +90,10 @@ class Models:
             return _model(request, "hf_adapter", view, adapter_path=adapter)
         self._model.api.switch(request.name, adapter)
         return Model(self._model.api, GenerateConfig(**generation(request)), _arguments(request, view, adapter_path=adapter))
+
+
+def _leave(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)
 
 
 def _model(request: Request, provider: str, folder: Path, **more: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cruijff_kit import checkpoint, task_source, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError, closest
-from cruijff_kit.config_tree import unescape
+from cruijff_kit.config_tree import output_dir_of, unescape
 
 TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -231,8 +231,12 @@ def _trained_otherwise(request: Request, train_config: Path) -> tuple[str | None
         return f"it was trained with another config: {', '.join(f'{key}={value!r}' for key, value in difference.items())}", {}
     place = checkpoint.other_model(train_config, results, request.folder)
     other = {**difference, **({"model_dir": place} if place else {})}
-    if request.base_model is not None and (another := checkpoint.other_base(request.base_model, config)):
-        other["model_dir"] = another
+    base = output_dir_of(config, "checkpointer.checkpoint_dir")
+    if request.base_model is not None and base is not None:
+        same = checkpoint.have_same_weights(base, request.base_model)
+        if same is False:
+            return f"the adapter was trained on other weights, those in {base}, than base_model has: {request.shown(request.base_model)}", {}
+        other |= {} if same else {"model_dir": str(base)}
     return None, other
 
 
