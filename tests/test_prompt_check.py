@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cruijff_kit import prompt_check, prompt_parity
-from cruijff_kit.evaluate import tokenizer_call_args
+from cruijff_kit.evaluated_model import tokenizer_call_args
 from cruijff_kit.prompt_check import PromptReport
 from cruijff_kit.training_checks import Fault
 from tests.test_chat_tokenizer import sent_by_inspect
