@@ -18,11 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import evaluation_results, offline, ownership, paths
+from cruijff_kit import evaluation_results, offline, ownership, parity_probe, paths
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluated_model import Models, generation
 from cruijff_kit.evaluation_request import Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
+from cruijff_kit.parity_probe import Parity
+from cruijff_kit.paths import HIDDEN
 
 
 def evaluate(**arguments: Any) -> None:
@@ -75,7 +77,7 @@ def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Mode
 
 def _evaluate_checkpoint(request: Request, tasks: Sequence[Any], weights: Weights, models: Models) -> list[str]:
     """Evaluates one checkpoint; returns which tasks ended in error."""
-    model = cache(lambda: _named_failure(f"Cannot load model: {request.shown(request.model)}", models.load, request))
+    load = cache(lambda: _load(request, models))
     failed = []
     for task, built in zip(request.tasks, tasks):
         digest = task_digest(request, task, built, weights)
@@ -83,7 +85,9 @@ def _evaluate_checkpoint(request: Request, tasks: Sequence[Any], weights: Weight
         log = evaluation_results.finished_log(log_dir, request.folder)
         if log is None:
             print(f"{request.name} {task['name']}: {len(built.dataset)} samples", flush=True)
-            log = _run_task(request, built, model(), log_dir, _metadata(request, task["name"], digest, weights))
+            model, parity = load()
+            metadata = {**_metadata(request, task["name"], digest, weights), "prompts": parity.as_dict()}
+            log = _run_task(request, built, model, log_dir, metadata)
             weights.check_unchanged(request)
         results = evaluation_results.summarise(request, task, log, digest, weights)
         evaluation_results.write(results, log_dir)
@@ -91,6 +95,18 @@ def _evaluate_checkpoint(request: Request, tasks: Sequence[Any], weights: Weight
         if results["status"] != "success":
             failed.append(f"{request.checkpoint} {task['name']}".strip())
     return failed
+
+
+def _load(request: Request, models: Models) -> tuple[Any, Parity]:
+    """The model, and how its prompts compare with those of its training, which is found meanwhile and said."""
+    what = f"Cannot load model: {request.shown(request.model)}"
+    if request.train_config is None:
+        return _named_failure(what, models.load, request), Parity([], [])
+    with parity_probe.start(request.train_config, request.base_model or request.model, request.folder / HIDDEN) as probe:
+        model, parity = _named_failure(what, models.load, request), probe.finish()
+    for text in (*(f"warning: {each}" for each in parity.warnings), *parity.notes):
+        print(f"{request.run}: {text}", file=sys.stderr, flush=True)
+    return model, parity
 
 
 def _named_failure(what: str, function: Callable[[Any], Any], argument: Any) -> Any:

@@ -83,7 +83,8 @@ def base_model(composer: Composer, run: Run) -> Path | str:
 
 def render_baseline(composer: Composer, first: Run) -> str:
     """The script that evaluates the untouched base model, in the dtype and on the device of `first`."""
-    arguments = {"run": BASELINE, "model": composer.model_dir, "params": {}}
+    named = composer.experiment.spec.evaluation.base_model
+    arguments = {"run": BASELINE, "model": str(composer.experiment.path(named)) if named else composer.model_dir, "params": {}}
     return _script(composer, BASELINE, arguments, _common(composer, *_hardware(first)))
 
 

@@ -20,7 +20,7 @@ class Score:
 
     Args:
         state: `success`, or why there is no score: `not evaluated`, `error`, `stale: …`.
-        note: settings of this evaluation that are not those of experiment.yaml: `limit=5`.
+        note: settings of this evaluation that are not those of experiment.yaml, `limit=5`; that it sent other prompts than training had.
         epoch: `epoch_0`, …, where not only the last is evaluated.
     """
 
@@ -60,7 +60,7 @@ def print_scores(folder: Path, since: float) -> None:
     for heading in ("value", "stderr", "samples"):
         table.add_column(heading, justify="right")
     if any(row.note for row in rows):
-        table.add_column("other settings")
+        table.add_column("note")
     for row in rows:
         params = [escape(str(row.params.get(name, ""))) for name in names] + [row.epoch.removeprefix("epoch_") for _ in epochs]
         value = escape(row.state) if row.value is None else f"{row.value:.4f}"
@@ -83,7 +83,8 @@ def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:
                 else:
                     params |= found.results["trained_with"]
                     log = experiment.folder / found.results["log"]
-                    yield from (replace(score, epoch=epoch) for score in _from_log(run, params, task.name, log, found.note))
+                    note = ", ".join(filter(None, [found.note, "other prompts than in training" if found.results.get("warnings") else ""]))
+                    yield from (replace(score, epoch=epoch) for score in _from_log(run, params, task.name, log, note))
 
 
 def _from_log(run: str, params: dict[str, Any], task: str, log: Path, note: str) -> Iterator[Score]:
