@@ -273,9 +273,9 @@ def test_a_fault_of_the_evaluation(tmp_path, old, new, expected):
 @pytest.mark.parametrize(
     ("line", "expected"),
     {
-        "checkpoint: best": "evaluation.checkpoint\n  unsupported checkpoint 'best'\n  supported: last",
+        "checkpoint: best": "evaluation.checkpoint\n  unsupported checkpoint 'best'\n  supported: last, all, or a list of epochs, which are counted from 0",
         "model_format: gguf": "evaluation.model_format\n  unsupported model_format 'gguf'\n  supported: hf or adapter",
-        "backend: tgi": "evaluation.backend\n  unsupported backend 'tgi'\n  supported: hf",
+        "backend: tgi": "evaluation.backend\n  unsupported backend 'tgi'\n  supported: hf or vllm",
         "dtype: int8": "evaluation.dtype\n  unsupported dtype 'int8'\n  supported: fp32, bf16 or fp16",
         "limit: 0": "evaluation.limit\n  expected greater than or equal to 1, got 0",
         "limit: '5'": "evaluation.limit\n  expected a integer, got '5'",
@@ -373,7 +373,7 @@ experiment.yaml:6  variables.lora_rank
   expected a list, got 8
 experiment.yaml:8  evaluation.backend
   unsupported backend 'tgi'
-  supported: hf
+  supported: hf or vllm
 experiment.yaml:9  evaluation.taks
   unknown key 'taks'
   did you mean 'tasks'?"""
