@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, evaluation_results, ownership, paths
+from cruijff_kit import checkpoint, evaluation_logs, evaluation_results, ownership, paths, seeded_sampling
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES, Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
@@ -111,8 +111,12 @@ def task_digest(request: Request, task: Mapping[str, Any], built: Any, weights: 
 
 
 def generation(request: Request) -> dict[str, Any]:
-    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone."""
-    return {key: value for key, value in request.generate.items() if key != "temperature" or value}
+    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone.
+
+    Who samples and gives no seed gets seed 0: without one, nobody could have the same answers again.
+    """
+    settings = {key: value for key, value in request.generate.items() if key != "temperature" or value}
+    return {"seed": 0, **settings} if settings.get("temperature") else settings
 
 
 def load_model(request: Request) -> Any:
@@ -128,7 +132,9 @@ def load_model(request: Request) -> Any:
         "do_sample": bool(settings.get("temperature")),
     }
     arguments["tokenizer_call_args"] = tokenizer_call_args(request.model)
-    return get_model(f"hf/{request.run}", config=GenerateConfig(**settings), **arguments)
+    model = get_model(f"{seeded_sampling.register()}/{request.run}", config=GenerateConfig(**settings), **arguments)
+    seeded_sampling.own_settings_only(model.api.model)
+    return model
 
 
 def tokenizer_call_args(folder: Path) -> dict[str, Any]:
@@ -163,6 +169,9 @@ def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata:
     from inspect_ai import eval_set
     from inspect_ai._util.error import PrerequisiteError
 
+    evaluation_logs.set_aside_unreadable(log_dir)
+    epochs = built.epochs or 1
+    samples = len(built.dataset) if request.limit is None else min(request.limit, len(built.dataset))
     try:
         _, logs = eval_set(
             tasks=[built],
@@ -172,9 +181,11 @@ def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata:
             metadata=dict(metadata),
             display="none",
             log_realtime=False,
+            log_buffer=evaluation_logs.log_buffer(samples * epochs),
             retry_attempts=1,
             **generation(request),
         )
     except PrerequisiteError as error:  # an older log there, which this version of Inspect or of the task does not go on with
         raise CruijffKitError(f"{request.shown(log_dir)}: {error}\nmove that folder away to evaluate anew") from error
+    evaluation_logs.set_aside_interrupted(log_dir, logs[0])
     return logs[0]
