@@ -104,8 +104,8 @@ def load_task(task: Mapping[str, Any]) -> Any:
 def task_digest(request: Request, task: Mapping[str, Any], built: Any, weights: Weights) -> str:
     """Digest of all that the scores depend on."""
     samples = [sample.model_dump_json(exclude={"id"}) for sample in built.dataset]
-    if request.limit is None:
-        samples.sort()  # some tasks shuffle anew each time, and all samples are evaluated either way
+    if request.limit is None and built.dataset.shuffled:
+        samples.sort()  # anew each time, and all are evaluated; eval_set, which knows samples by their place, takes none over from before
     what = {"weights": weights.digest, "samples": samples, **request.settings(task)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -95,9 +95,10 @@ class _RowSampler:
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
-        draws = torch.tensor([[numbers.random()] for numbers in self._numbers], dtype=torch.float64, device=scores.device)
-        # in float64 so that rows differ only where the model's own logits do; the last sum may be a little below 1
-        sums = scores.double().softmax(-1).cumsum(-1)
+        # in float64, which Apple's GPUs lack: CUDA's cumsum does not add in the same order twice (torch.use_deterministic_algorithms)
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        draws = torch.tensor([[numbers.random()] for numbers in self._numbers], dtype=wide, device=scores.device)
+        sums = scores.to(wide).softmax(-1).cumsum(-1)  # the last may be a little below 1
         tokens = torch.searchsorted(sums, draws * sums[:, -1:], right=True)
         return torch.full_like(scores, float("-inf")).scatter_(1, tokens.clamp(max=scores.shape[-1] - 1), 0.0)
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from cruijff_kit import evaluation_logs, seeded_sampling
+from cruijff_kit.evaluate import load_task, task_digest
+from cruijff_kit.evaluation_request import Request
+from cruijff_kit.evaluation_results import Weights
 from cruijff_kit.generate import generate
 from tests.tiny_experiment import specification, write_experiment
 from tests.tiny_llama import WORDS
@@ -137,6 +140,23 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_nobody_killed(sampled:
 
     config = read_eval_log(str(sampled / resumed["log"]), header_only=True).plan.config
     assert (config.temperature, config.seed, config.max_tokens) == (1.0, 0, 8)  # as they stand in the log
+
+
+def test_samples_in_another_order_are_another_evaluation_unless_inspect_knows_that_they_are_shuffled(sampled: Path) -> None:
+    """eval_set takes finished samples over by their place: of a log in another order, one would count twice and another never."""
+    request = Request.in_script(sampled / "configs/eval_base.py")
+    built = load_task(request.tasks[0])
+
+    def digest() -> str:
+        return task_digest(request, request.tasks[0], built, Weights("weights", {}, None, {}))
+
+    before = digest()
+    built.dataset.samples.reverse()
+    assert digest() != before
+    built.dataset.shuffle(1)
+    shuffled = digest()
+    built.dataset.shuffle(2)
+    assert digest() == shuffled
 
 
 def test_logs_are_written_at_most_two_hundred_times() -> None:
