@@ -14,13 +14,14 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import evaluation_results, offline, ownership, parity_probe, paths
+from cruijff_kit import evaluation_logs, evaluation_results, offline, ownership, parity_probe, paths
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.evaluated_model import Models, generation
+from cruijff_kit.evaluated_model import Models, generation, model_settings, provider
 from cruijff_kit.evaluation_request import Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
 from cruijff_kit.parity_probe import Parity
@@ -68,32 +69,54 @@ def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Mode
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
     with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)), contextlib.chdir(request.folder):
         # a task that cannot be built is found before the model is loaded
-        built = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task) for task in request.tasks]
-        failed = [name for each in request.each() for name in _evaluate_checkpoint(each, built, Weights.of(each, trained_with), models)]
+        tasks = [Built.of(task, request.limit) for task in request.tasks]
+        failed = [name for each in request.each() for name in _evaluate_checkpoint(each, tasks, Weights.of(each, trained_with), models)]
     if failed:
         print(f"ended in error: {', '.join(failed)}", file=sys.stderr)
     return failed
 
 
-def _evaluate_checkpoint(request: Request, tasks: Sequence[Any], weights: Weights, models: Models) -> list[str]:
+@dataclass(frozen=True)
+class Built:
+    """A task of a request, the Inspect Task that its function returns, and the digest of its samples."""
+
+    entry: Mapping[str, Any]
+    task: Any
+    samples: str
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], limit: int | None) -> Built:
+        """Builds it.
+
+        Raises:
+            CruijffKitError: it cannot be built.
+        """
+        task = _named_failure(f"task '{entry['name']}' cannot be built", load_task, entry)
+        samples = [sample.model_dump_json() for sample in task.dataset]  # before Inspect numbers those that have no id
+        if limit is None and task.dataset.shuffled:
+            samples.sort()  # anew each time, and all are evaluated; eval_set, which knows samples by their place, takes none over from before
+        return cls(entry, task, hashlib.sha256(json.dumps(samples).encode()).hexdigest())
+
+
+def _evaluate_checkpoint(request: Request, tasks: Sequence[Built], weights: Weights, models: Models) -> list[str]:
     """Evaluates one checkpoint; returns which tasks ended in error."""
     load = cache(lambda: _load(request, models))
     failed = []
-    for task, built in zip(request.tasks, tasks):
-        digest = task_digest(request, task, built, weights)
-        log_dir = request.scores / task["name"] / digest
+    for built in tasks:
+        name, digest = built.entry["name"], task_digest(request, built, weights)
+        log_dir = request.scores / name / digest
         log = evaluation_results.finished_log(log_dir, request.folder)
         if log is None:
-            print(f"{request.name} {task['name']}: {len(built.dataset)} samples", flush=True)
+            print(f"{request.name} {name}: {len(built.task.dataset)} samples", flush=True)
             model, parity = load()
-            metadata = {**_metadata(request, task["name"], digest, weights), "prompts": parity.as_dict()}
-            log = _run_task(request, built, model, log_dir, metadata)
+            metadata = {**_metadata(request, name, digest, weights), "not_used": model_settings(model), "prompts": parity.as_dict()}
+            log = _run_task(request, built.task, model, log_dir, metadata)
             weights.check_unchanged(request)
-        results = evaluation_results.summarise(request, task, log, digest, weights)
+        results = evaluation_results.summarise(request, built.entry, log, digest, weights)
         evaluation_results.write(results, log_dir)
         print(evaluation_results.line(request.name, results), flush=True)
         if results["status"] != "success":
-            failed.append(f"{request.checkpoint} {task['name']}".strip())
+            failed.append(f"{request.checkpoint} {name}".strip())
     return failed
 
 
@@ -104,7 +127,9 @@ def _load(request: Request, models: Models) -> tuple[Any, Parity]:
         return _named_failure(what, models.load, request), Parity([], [])
     with parity_probe.start(request.train_config, request.base_model or request.model, request.folder / HIDDEN) as probe:
         model, parity = _named_failure(what, models.load, request), probe.finish()
-    for text in (*(f"warning: {each}" for each in parity.warnings), *parity.notes):
+    unused = model_settings(model)
+    notes = [f"generation_config.json of the model is not used beyond its tokens: {unused}; what applies stands in experiment.yaml"] if unused else []
+    for text in (*notes, *(f"warning: {each}" for each in parity.warnings), *parity.notes):
         print(f"{request.run}: {text}", file=sys.stderr, flush=True)
     return model, parity
 
@@ -113,6 +138,8 @@ def _named_failure(what: str, function: Callable[[Any], Any], argument: Any) -> 
     """function(argument), where an exception from the user's code or files is the user's, with its traceback above."""
     try:
         return function(argument)
+    except CruijffKitError as error:
+        raise CruijffKitError(f"{what}: {error}") from error
     except Exception as error:
         traceback.print_exc()
         raise CruijffKitError(f"{what}: {type(error).__name__}: {error}") from error
@@ -137,12 +164,9 @@ def load_task(task: Mapping[str, Any]) -> Any:
     return built
 
 
-def task_digest(request: Request, task: Mapping[str, Any], built: Any, weights: Weights) -> str:
-    """Digest of all that the scores depend on."""
-    samples = [sample.model_dump_json(exclude={"id"}) for sample in built.dataset]
-    if request.limit is None:
-        samples.sort()  # some tasks shuffle anew each time, and all samples are evaluated either way
-    what = {"weights": weights.digest, "samples": samples, **request.settings(task)}
+def task_digest(request: Request, built: Built, weights: Weights) -> str:
+    """Digest of all that the scores depend on; Inspect goes on with no log of another provider."""
+    what = {"weights": weights.digest, "samples": built.samples, "provider": provider(request), **request.settings(built.entry)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -168,6 +192,9 @@ def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata:
     from inspect_ai import eval_set
     from inspect_ai._util.error import PrerequisiteError
 
+    evaluation_logs.set_aside_unreadable(log_dir)
+    epochs = built.epochs or 1
+    samples = len(built.dataset) if request.limit is None else min(request.limit, len(built.dataset))
     try:
         _, logs = eval_set(
             tasks=[built],
@@ -177,9 +204,11 @@ def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata:
             metadata=dict(metadata),
             display="none",
             log_realtime=False,
+            log_buffer=evaluation_logs.log_buffer(samples * epochs),
             retry_attempts=1,
             **generation(request),
         )
     except PrerequisiteError as error:  # an older log there, which this version of Inspect or of the task does not go on with
         raise CruijffKitError(f"{request.shown(log_dir)}: {error}\nmove that folder away to evaluate anew") from error
+    evaluation_logs.set_aside_interrupted(log_dir, logs[0])
     return logs[0]

@@ -20,8 +20,22 @@ ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def generation(request: Request) -> dict[str, Any]:
-    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone."""
-    return {key: value for key, value in request.generate.items() if key != "temperature" or value}
+    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone.
+
+    Who samples and gives no seed gets seed 0: without one, nobody could have the same answers again.
+    """
+    settings = {key: value for key, value in request.generate.items() if key != "temperature" or value}
+    return {"seed": 0, **settings} if settings.get("temperature") else settings
+
+
+def provider(request: Request) -> str:
+    """The name of the Inspect provider that evaluates the request: see inspect_providers."""
+    return "hf_adapter" if request.is_adapter and not request.merge_adapters else "hf_seeded"
+
+
+def model_settings(model: Any) -> dict[str, Any]:
+    """The generation settings in the model's own files that are not used."""
+    return dict(getattr(model.api, "not_used", {}))
 
 
 class Models:
@@ -56,12 +70,12 @@ class Models:
         if request.is_adapter and request.merge_adapters:
             self._merged = _merged_folder(request)
             merge(request, self._merged)
-            self._model = _model(request, "hf", self._merged)
+            self._model = _model(request, self._merged)
         elif request.is_adapter:
             self._model = self._on_base(request)
             self._base = base
         else:
-            self._model = _model(request, "hf", _view(request, request.model, request.model.name if request.train_config else "model"))
+            self._model = _model(request, _view(request, request.model, request.model.name if request.train_config else "model"))
         return self._model
 
     def close(self) -> None:
@@ -82,12 +96,10 @@ class Models:
         """The adapter on its base model: on that of the request before, if it is the same."""
         from inspect_ai.model import GenerateConfig, Model
 
-        import cruijff_kit.inspect_providers  # noqa: F401  makes the name known, also where we are not installed as a package
-
         assert request.base_model is not None
         view, adapter = _view(request, request.base_model, "base"), request.shown(request.model)
         if self._model is None:
-            return _model(request, "hf_adapter", view, adapter_path=adapter)
+            return _model(request, view, adapter_path=adapter)
         self._model.api.switch(request.name, adapter)
         return Model(self._model.api, GenerateConfig(**generation(request)), _arguments(request, view, adapter_path=adapter))
 
@@ -96,12 +108,14 @@ def _leave(signum: int, frame: Any) -> None:
     raise SystemExit(128 + signum)
 
 
-def _model(request: Request, provider: str, folder: Path, **more: Any) -> Any:
+def _model(request: Request, folder: Path, **more: Any) -> Any:
     from inspect_ai.model import GenerateConfig, get_model
+
+    import cruijff_kit.inspect_providers  # noqa: F401  makes the names known, also where we are not installed as a package
 
     config = GenerateConfig(**generation(request))
     # not memoized: Inspect would keep every model that was ever loaded
-    return get_model(f"{provider}/{request.name}", config=config, memoize=False, **_arguments(request, folder, **more))
+    return get_model(f"{provider(request)}/{request.name}", config=config, memoize=False, **_arguments(request, folder, **more))
 
 
 def _arguments(request: Request, folder: Path, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import yaml
 
 from cruijff_kit import parity_probe
 from cruijff_kit.parity_probe import Parity
-from tests.tiny_llama import make_tiny_llama, tiny_base_config, write_tiny_data
+from tests.tiny_llama import tiny_base_config, write_tiny_data
 
 NOT_COMPARED = "the prompts of training and evaluation were not compared: "
 

@@ -132,7 +132,7 @@ def test_a_trained_model_is_refused_as_the_base_of_its_own_adapter(requests: dic
     """LoRA would be applied twice, by the evaluation script and by hand."""
     from cruijff_kit.errors import CruijffKitError
     from cruijff_kit.evaluation_request import check_model
-    from cruijff_kit.hf_adapter import AdapterAPI
+    from cruijff_kit.hf_models import AdapterAPI
 
     direct = requests["direct"]
     twice = replace(direct, base_model=direct.model)

@@ -1,4 +1,4 @@
-"""Inspect's Hugging Face provider with a LoRA adapter on the model. Imports torch, through Inspect's own."""
+"""Inspect's Hugging Face provider, with seeds that hold, and with a LoRA adapter on the model. Imports torch, through Inspect's own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from inspect_ai.model import GenerateConfig
 from inspect_ai.model._providers.hf import HuggingFaceAPI
 
 from cruijff_kit import checkpoint, lora
+from cruijff_kit.seeded_sampling import SeededSampling
 
 
-class AdapterAPI(HuggingFaceAPI):
-    """Everything but the adapter is Inspect's: batches, chat template, all arguments.
+class SeededAPI(SeededSampling, HuggingFaceAPI):
+    """Everything but the sampling is Inspect's: batches, chat template, all arguments."""
+
+
+class AdapterAPI(SeededAPI):
+    """Takes an adapter besides.
 
     Args:
         model_path: folder of the base model.
@@ -37,8 +42,7 @@ class AdapterAPI(HuggingFaceAPI):
         if (Path(model_path) / checkpoint.ADAPTER_FILES[0]).exists():
             raise ValueError(f"{model_path} holds an adapter of its own: LoRA would be applied twice; give the base model's folder")
         super().__init__(model_name, base_url, api_key, config, model_path=model_path, **model_args)
-        self._on_base = lora.adapted(self.model, Path(adapter_path))
-        self.model = self._on_base.get_base_model()  # the same one, with the adapter's layers in it
+        self._on_base = lora.adapted(self.model, Path(adapter_path))  # which puts the adapter's layers into self.model itself
 
     def switch(self, model_name: str, adapter_path: str) -> None:
         """Takes the adapter off, and puts another one on the same base model.
