@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, evaluation_results, ownership, paths
+from cruijff_kit import checkpoint, evaluation_results, offline, ownership, paths
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES, Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
@@ -54,7 +54,8 @@ def _evaluate_in_folder(request: Request, trained_with: Mapping[str, Any]) -> in
 
 def _evaluate_tasks(request: Request, weights: Weights) -> int:
     # a task that cannot be built is found before the model is loaded
-    loaded = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task) for task in request.tasks]
+    fetch = offline.how_to_fetch(request.folder)
+    loaded = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task, fetch) for task in request.tasks]
     model = _named_failure(f"Cannot load model: {request.shown(request.model)}", load_model, request)
     failed = []
     for task, built in zip(request.tasks, loaded):
@@ -73,13 +74,18 @@ def _evaluate_tasks(request: Request, weights: Weights) -> int:
     return 1 if failed else 0
 
 
-def _named_failure(what: str, function: Callable[[Any], Any], argument: Any) -> Any:
-    """function(argument), where an exception from the user's code or files is the user's, with its traceback above."""
+def _named_failure(what: str, function: Callable[[Any], Any], argument: Any, fetch: str = "") -> Any:
+    """function(argument), where an exception from the user's code or files is the user's, with its traceback above.
+
+    Args:
+        fetch: said of what is not on this machine, and was not fetched.
+    """
     try:
         return function(argument)
     except Exception as error:
         traceback.print_exc()
-        raise CruijffKitError(f"{what}: {type(error).__name__}: {error}") from error
+        fix = f"\n  {fetch}" if fetch and offline.is_missing(error) else ""
+        raise CruijffKitError(f"{what}: {type(error).__name__}: {error}{fix}") from error
 
 
 def load_task(task: Mapping[str, Any]) -> Any:
@@ -95,6 +101,7 @@ def load_task(task: Mapping[str, Any]) -> Any:
     with contextlib.chdir(path.parent):  # so that data/x.jsonl is found beside it
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        offline.fail_at_once()
         built = getattr(module, task["function"])(**task["args"])
     if not isinstance(built, inspect_ai.Task):
         raise TypeError(f"{task['function']}() returned a {type(built).__name__}, and no Task")
