@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cruijff_kit import offline
 from tests import dataset_hub
 from tests.tiny_experiment import specification, write_experiment
 
@@ -91,12 +91,21 @@ def evaluate_baseline(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, folder / "configs" / "eval_base.py"], text=True, capture_output=True)
 
 
-def test_the_example_uses_a_task_and_arguments_that_inspect_evals_has():
-    from inspect_evals.mmlu import mmlu_0_shot
+def test_inspects_own_loader_asks_once_where_nothing_may_be_fetched(monkeypatch):
+    from inspect_ai.dataset._sources import hf
 
-    text = (EXAMPLE / "evals" / "mmlu_subset.py").read_text()
-    assert "from inspect_evals.mmlu import mmlu_0_shot" in text
-    assert "subjects" in inspect.signature(mmlu_0_shot).parameters
+    monkeypatch.setattr(hf, "_should_retry_hf_error", hf._should_retry_hf_error)  # to be put back
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    offline.fail_at_once()
+    asked = []
+
+    def load() -> None:
+        asked.append("cache")
+        raise ValueError("Couldn't find cache for some/dataset")
+
+    with pytest.raises(ValueError):
+        hf._call_with_hf_retry(load)
+    assert asked == ["cache"]
 
 
 def test_what_is_missing_is_said_at_once_with_a_line_that_fetches_all_of_it(generated, cache):
