@@ -18,12 +18,18 @@ from cruijff_kit.identity import identity, normalised
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
 ADAPTER_PREFIX = "adapter_"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # as peft reads them; torchtune writes the config last
 RESUME = "resume_from_checkpoint"
 UNFINISHED = ".unfinished"  # our recipes leave it in an epoch's folder until all of its files are written
 
 
-def fault(folder: Path) -> str | None:
-    """What the Hugging Face model in `folder` lacks, or None if it is whole.
+def saves_adapter_alone(config: Mapping[str, Any]) -> bool:
+    """Whether a training with this torchtune config saves its LoRA adapter and no merged model."""
+    return bool(config.get("save_adapter_weights_only")) and torchtune_catalog.is_lora(config)
+
+
+def fault(folder: Path, adapter: bool = False) -> str | None:
+    """What the Hugging Face model in `folder` lacks, or the adapter, or None if it is whole.
 
     A shard is whole when its length is what its safetensors header says:
     torchtune leaves no mark that a save was finished.
@@ -32,6 +38,8 @@ def fault(folder: Path) -> str | None:
         return "there is no such folder"
     if (folder / UNFINISHED).exists():
         return "its save was interrupted"
+    if adapter:
+        return _adapter_fault(folder)
     if not (folder / "config.json").is_file():
         return "config.json is missing"
     try:
@@ -41,6 +49,24 @@ def fault(folder: Path) -> str | None:
     if not names:
         return "there is no safetensors file"
     return next(filter(None, (_shard_fault(folder / name) for name in names)), None)
+
+
+def _adapter_fault(folder: Path) -> str | None:
+    config, weights = ADAPTER_FILES
+    if not (folder / config).is_file():
+        return f"{config} is missing"
+    try:
+        settings = json.loads((folder / config).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+            return f"{config} is of no LoRA adapter"
+    except (OSError, ValueError) as error:
+        return f"{config} cannot be read: {error}"
+    return _shard_fault(folder / weights)
+
+
+def weights(folder: Path, adapter: bool = False) -> list[str]:
+    """The names of the files that hold what was trained: the shards of the model, or the adapter's weights and their scale."""
+    return list(ADAPTER_FILES) if adapter else shards(folder)
 
 
 def shards(folder: Path) -> list[str]:
@@ -130,6 +156,22 @@ def other_model(train_config: Path, results: Path, folder: Path, copy: Path | No
     return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
 
 
+def have_same_weights(one: Path, other: Path) -> bool | None:
+    """Whether the models in two folders have the very same weight files; None if one of them cannot be read."""
+    if one.resolve() == other.resolve():
+        return True
+    try:
+        names = shards(one)
+        return names == shards(other) and all(_sha256(one / name) == _sha256(other / name) for name in names)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _model_places(config: Mapping[str, Any], folder: Path) -> list[str]:
     """Absolute paths of the base weights and the tokenizer, relative within the experiment's folder."""
     texts = [find(config, "checkpointer.checkpoint_dir"), *(config.get("tokenizer") or {}).values()]
@@ -146,13 +188,13 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def older_than_config(model: Path, results: Path) -> str | None:
+def older_than_config(model: Path, results: Path, adapter: bool = False) -> str | None:
     """That torchtune wrote its copy of the config, as it does when it starts, before it wrote these weights.
 
     A training that was started again and cut short leaves the new config beside the old weights.
     """
     started = (results / CONFIG_COPY).stat().st_mtime_ns
-    if all((model / name).stat().st_mtime_ns >= started for name in shards(model)):
+    if all((model / name).stat().st_mtime_ns >= started for name in weights(model, adapter)):
         return None
     return f"it is older than the training that {CONFIG_COPY} is of: train it again"
 
@@ -164,24 +206,23 @@ def model_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def digest(folder: Path) -> str:
-    """Digest of the files that make the model, names and contents."""
+def digest(folder: Path, adapter: bool = False) -> str:
+    """Digest of the files that make the model, or the adapter: names and contents."""
     whole = hashlib.sha256()
-    for path in model_files(folder):
-        with path.open("rb") as file:
-            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in [folder / name for name in ADAPTER_FILES] if adapter else model_files(folder):
+        whole.update(f"{path.name} {_sha256(path)}\n".encode())
     return whole.hexdigest()
 
 
-def stamp(folder: Path) -> dict[str, list[int]]:
-    """Size and time of each shard: a cheap sign that the weights are still those that were hashed.
+def stamp(folder: Path, adapter: bool = False) -> dict[str, list[int]]:
+    """Size and time of each weight file: a cheap sign that the weights are still those that were hashed.
 
     Raises:
         OSError: there are none.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    return {name: _stamp(folder / name) for name in shards(folder)}
+    return {name: _stamp(folder / name) for name in weights(folder, adapter)}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -189,15 +230,16 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def seal(model: Path, results: Path) -> dict[str, Any]:
+def seal(model: Path, results: Path, adapter: bool = False) -> dict[str, Any]:
     """What tells later, at the price of a few looks, that a finished training is still as it was: see is_sealed."""
-    return {"model": os.path.relpath(model, results), "shards": stamp(model), CONFIG_COPY: _stamp(results / CONFIG_COPY)}
+    return {"model": os.path.relpath(model, results), "shards": stamp(model, adapter), CONFIG_COPY: _stamp(results / CONFIG_COPY)}
 
 
 def is_sealed(sealed: Mapping[str, Any], results: Path) -> bool:
     """Whether neither the weights in `results` nor torchtune's copy of their config were written since."""
     try:
-        return stamp(results / sealed["model"]) == sealed["shards"] and _stamp(results / CONFIG_COPY) == sealed[CONFIG_COPY]
+        model, adapter = results / sealed["model"], set(sealed["shards"]) == set(ADAPTER_FILES)
+        return stamp(model, adapter) == sealed["shards"] and _stamp(results / CONFIG_COPY) == sealed[CONFIG_COPY]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import epochs, model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
+from cruijff_kit import evaluated_epochs, inspect_eval, model_check, optimizer_check, prompt_check, task_check, training_cost, weight_check
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import dataset_rows
 from cruijff_kit.disk_space import free_bytes, occupied_bytes
@@ -149,8 +149,8 @@ class _Check:
         )
 
     def _epochs_at_once(self, config: Mapping[str, Any]) -> int | None:
-        number = config.get("epochs")
-        return epochs.at_once(number, self._made.experiment.spec.output.keep_checkpoints) if isinstance(number, int) else None
+        number, spec = config.get("epochs"), self._made.experiment.spec
+        return evaluated_epochs.at_once(number, spec.output.keep_checkpoints, spec.evaluation.checkpoint) if isinstance(number, int) else None
 
     def bytes_to_come(self, run: RunSummary) -> int:
         """What the run's checkpoints will take beyond what they take now."""
@@ -159,8 +159,9 @@ class _Check:
     def _data(self, run: Run, folder: Path) -> Rows:
         key = f"{folder}\n{model_check.part({**run.config, 'output_dir': ''}, 'tokenizer', 'dataset')}"
         if key not in self.prompts:
-            evaluated = self._made.experiment.spec.evaluation.enabled
-            self.prompts[key] = prompt_check.check(run.config, evaluated, str(folder))
+            evaluation = self._made.experiment.spec.evaluation
+            theirs = inspect_eval.base_model(self._made.composer, run) if evaluation.model_format == "adapter" else folder
+            self.prompts[key] = prompt_check.check(run.config, evaluation.enabled, str(theirs))
             self._add(*self.prompts[key].faults)
         prompts = self.prompts[key]
         return Rows(prompts.rows, prompts.mean_tokens)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, epochs
+from cruijff_kit import checkpoint, evaluated_epochs
 from cruijff_kit.config_tree import find
 from cruijff_kit.disk_space import free_bytes, human, occupied_bytes
 from cruijff_kit.doctor_report import Check
@@ -52,7 +52,7 @@ def _room(made: Plan) -> Check:
     """Whether the checkpoints to come fit: of merged weights alone, the optimizer's state is known to `check --deep`."""
     free, adapters = free_bytes(made.layout.results), [run for run in made.runs if run.config.get("save_adapter_weights_only")]
     keep = made.experiment.spec.output.keep_checkpoints
-    needed = sum(_bytes_to_come(made, run.id, run.config, keep) for run in made.runs)
+    needed = sum(_bytes_to_come(made, run.id, run.config) for run in made.runs)
     note = f"; {len(adapters)} of {len(made.runs)} runs save adapters alone, not counted" if adapters else ""
     what = f"the weights of {'all epochs' if keep == 'all' else 'the epochs that lie there at once'} take {human(needed)} more, and {human(free)} are free in {made.layout.results}{note}"
     if needed <= free:
@@ -61,12 +61,12 @@ def _room(made: Plan) -> Check:
     return Check("disk", "failed", what, fix)
 
 
-def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any], keep: str) -> int:
+def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any]) -> int:
     """Beyond what the run's results take now."""
     if config.get("save_adapter_weights_only"):
         return 0
-    number = config.get("epochs")
-    saved = epochs.at_once(number, keep) if isinstance(number, int) else 1
+    number, spec = config.get("epochs"), made.experiment.spec
+    saved = evaluated_epochs.at_once(number, spec.output.keep_checkpoints, spec.evaluation.checkpoint) if isinstance(number, int) else 1
     model = sum(_saved_bytes(path, str(config.get("dtype"))) for path in _files(made, config))
     return max(0, saved * model - occupied_bytes(made.layout.run_results(run)))
 

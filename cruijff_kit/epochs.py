@@ -19,20 +19,6 @@ from cruijff_kit import checkpoint, resume
 GONE = ".removed."  # before the name of what is being removed: nothing takes that for an epoch or a state, however much is left
 
 
-def evaluated(epochs: int) -> list[int]:
-    """The epochs that evaluations read of a training of `epochs`: they stay, whatever else is removed."""
-    return [epochs - 1]
-
-
-def at_once(epochs: int, keep_checkpoints: str) -> int:
-    """How many epochs of a training of `epochs` lie on the disk at the same time, at most.
-
-    Args:
-        keep_checkpoints: as in experiment.yaml; an epoch stays until the next one is whole.
-    """
-    return epochs if keep_checkpoints == "all" else min(epochs, len(evaluated(epochs)) + 1)
-
-
 def _folders(checkpoints: Path) -> Iterator[Path]:
     try:
         with os.scandir(checkpoints) as entries:
@@ -52,17 +38,18 @@ def _left_over(checkpoints: Path) -> list[Path]:
     return [path for path in _folders(checkpoints) if path.name.startswith(GONE)]
 
 
-def unneeded_meanwhile(checkpoints: Path, kept: Collection[int], resumable: bool) -> list[Path]:
+def unneeded_meanwhile(checkpoints: Path, kept: Collection[int], resumable: bool, adapter: bool = False) -> list[Path]:
     """What a training that is going on, and may be killed at any moment, has no more use for.
 
     Args:
         kept: the epochs that stay.
         resumable: its recipe is one of ours, and goes on from the newest state that is whole with the weights of that epoch.
+        adapter: it saves its adapter alone.
     """
     saved = _saved(checkpoints)
     if len(saved) < 2:
         return _left_over(checkpoints)
-    newest = _last_of_state(checkpoints) if resumable else _last_whole(saved)
+    newest = _last_of_state(checkpoints) if resumable else _last_whole(saved, adapter)
     return [*_left_over(checkpoints), *_before(saved, newest, kept)]
 
 
@@ -81,14 +68,14 @@ def _last_of_state(checkpoints: Path) -> int:
     return state.epochs_run - 1 if state else -1
 
 
-def _last_whole(saved: dict[int, Path]) -> int:
-    """The newest epoch whose model is whole.
+def _last_whole(saved: dict[int, Path], adapter: bool) -> int:
+    """The newest epoch whose model, or adapter, is whole.
 
-    Its index is written after its last shard (torchtune 0.6.1, FullModelHFCheckpointer.save_checkpoint): before that
-    the first shards alone would pass for the model.
+    A model's index is written after its last shard (torchtune 0.6.1, FullModelHFCheckpointer.save_checkpoint): before that
+    the first shards alone would pass for the model. Of an adapter the config comes last.
     """
-    whole = (number for number in sorted(saved, reverse=True) if (saved[number] / checkpoint.INDEX).is_file() and checkpoint.fault(saved[number]) is None)
-    return next(whole, -1)
+    indexed = (number for number in sorted(saved, reverse=True) if adapter or (saved[number] / checkpoint.INDEX).is_file())
+    return next((number for number in indexed if checkpoint.fault(saved[number], adapter) is None), -1)
 
 
 def remove(path: Path) -> None:
@@ -111,19 +98,21 @@ class EarlierEpochs:
     Args:
         kept: the epochs that stay; None for all.
         check: raises if the folder is not ours any more.
+        adapter: the training saves its adapter alone.
     """
 
     checkpoints: Path
     kept: Collection[int] | None
     resumable: bool
     check: Callable[[], None]
+    adapter: bool = False
     _said: bool = field(default=False, init=False)
 
     def remove_meanwhile(self) -> None:
         """Call it again and again while the training goes on."""
         self.check()
         if self.kept is not None:
-            self._remove(unneeded_meanwhile(self.checkpoints, self.kept, self.resumable))
+            self._remove(unneeded_meanwhile(self.checkpoints, self.kept, self.resumable, self.adapter))
 
     def remove_at_the_end(self, last: int) -> None:
         """Call it once the model of the epoch `last`, which ends the training, is known to be whole."""

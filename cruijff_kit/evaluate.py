@@ -11,17 +11,19 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, evaluation_results, offline, ownership, paths
+from cruijff_kit import evaluation_results, offline, ownership, parity_probe, paths
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.evaluation_request import TORCH_DTYPES, Request, check_model, override
+from cruijff_kit.evaluated_model import Models, generation
+from cruijff_kit.evaluation_request import Request, check_model, override
 from cruijff_kit.evaluation_results import Weights
+from cruijff_kit.parity_probe import Parity
 from cruijff_kit.paths import HIDDEN
 
 
@@ -37,41 +39,75 @@ def evaluate(**arguments: Any) -> None:
 
 
 def _evaluate(request: Request) -> int:
+    check_inspect()
+    trained_with = check_model(request)
+    with Models() as models:
+        return 1 if evaluate_run(request, trained_with, models) else 0
+
+
+def check_inspect() -> None:
+    """That Inspect is installed; and keeps the Hugging Face libraries from asking the Hub, unless HF_HUB_OFFLINE=0.
+
+    Raises:
+        CruijffKitError: it is not.
+    """
     if importlib.util.find_spec("inspect_ai") is None:
         raise CruijffKitError("Module 'inspect_ai' not found: pip install inspect-ai")
-    trained_with = check_model(request)
-    # before transformers is imported: without it every load asks the Hub, for a minute where there is no network
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)):
-        return _evaluate_in_folder(request, trained_with)
+    offline.stay_offline()  # before transformers is imported: every load would ask, for a minute where there is no network
 
 
-def _evaluate_in_folder(request: Request, trained_with: Mapping[str, Any]) -> int:
+def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Models) -> list[str]:
+    """Evaluates every checkpoint of a run with every task; the names of what ended in error, which is said.
+
+    Args:
+        trained_with: what its weights were trained with instead of its config.
+
+    Raises:
+        CruijffKitError: the model cannot be loaded, or a task cannot be built.
+    """
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
-    with contextlib.chdir(request.folder):
-        return _evaluate_tasks(request, Weights.of(request, trained_with))
-
-
-def _evaluate_tasks(request: Request, weights: Weights) -> int:
-    # a task that cannot be built is found before the model is loaded
-    fetch = offline.how_to_fetch(request.folder)
-    loaded = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task, fetch) for task in request.tasks]
-    model = _named_failure(f"Cannot load model: {request.shown(request.model)}", load_model, request)
-    failed = []
-    for task, built in zip(request.tasks, loaded):
-        digest = task_digest(request, task, built, weights)
-        log_dir = request.results_dir / request.run / task["name"] / digest
-        print(f"{request.run} {task['name']}: {len(built.dataset)} samples", flush=True)
-        log = _run_task(request, built, model, log_dir, _metadata(request, task["name"], digest, weights))
-        weights.check_unchanged(request)
-        results = evaluation_results.summarise(request, task, log, digest, weights)
-        evaluation_results.write(results, log_dir)
-        print(evaluation_results.line(results), flush=True)
-        if results["status"] != "success":
-            failed.append(task["name"])
+    with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)), contextlib.chdir(request.folder):
+        # a task that cannot be built is found before the model is loaded
+        fetch = offline.how_to_fetch(request.folder)
+        built = [_named_failure(f"task '{task['name']}' cannot be built", load_task, task, fetch) for task in request.tasks]
+        failed = [name for each in request.each() for name in _evaluate_checkpoint(each, built, Weights.of(each, trained_with), models)]
     if failed:
         print(f"ended in error: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
+
+
+def _evaluate_checkpoint(request: Request, tasks: Sequence[Any], weights: Weights, models: Models) -> list[str]:
+    """Evaluates one checkpoint; returns which tasks ended in error."""
+    load = cache(lambda: _load(request, models))
+    failed = []
+    for task, built in zip(request.tasks, tasks):
+        digest = task_digest(request, task, built, weights)
+        log_dir = request.scores / task["name"] / digest
+        log = evaluation_results.finished_log(log_dir, request.folder)
+        if log is None:
+            print(f"{request.name} {task['name']}: {len(built.dataset)} samples", flush=True)
+            model, parity = load()
+            metadata = {**_metadata(request, task["name"], digest, weights), "prompts": parity.as_dict()}
+            log = _run_task(request, built, model, log_dir, metadata)
+            weights.check_unchanged(request)
+        results = evaluation_results.summarise(request, task, log, digest, weights)
+        evaluation_results.write(results, log_dir)
+        print(evaluation_results.line(request.name, results), flush=True)
+        if results["status"] != "success":
+            failed.append(f"{request.checkpoint} {task['name']}".strip())
+    return failed
+
+
+def _load(request: Request, models: Models) -> tuple[Any, Parity]:
+    """The model, and how its prompts compare with those of its training, which is found meanwhile and said."""
+    what = f"Cannot load model: {request.shown(request.model)}"
+    if request.train_config is None:
+        return _named_failure(what, models.load, request), Parity([], [])
+    with parity_probe.start(request.train_config, request.base_model or request.model, request.folder / HIDDEN) as probe:
+        model, parity = _named_failure(what, models.load, request), probe.finish()
+    for text in (*(f"warning: {each}" for each in parity.warnings), *parity.notes):
+        print(f"{request.run}: {text}", file=sys.stderr, flush=True)
+    return model, parity
 
 
 def _named_failure(what: str, function: Callable[[Any], Any], argument: Any, fetch: str = "") -> Any:
@@ -117,39 +153,6 @@ def task_digest(request: Request, task: Mapping[str, Any], built: Any, weights: 
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def generation(request: Request) -> dict[str, Any]:
-    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone."""
-    return {key: value for key, value in request.generate.items() if key != "temperature" or value}
-
-
-def load_model(request: Request) -> Any:
-    from inspect_ai.model import GenerateConfig, get_model
-
-    view = Path(HIDDEN, "models", request.run, request.model.name if request.train_config else "model")
-    checkpoint.without_adapter(request.model, view)
-    settings = generation(request)
-    arguments: dict[str, Any] = {
-        "model_path": str(view),
-        "device": request.device,
-        "dtype": TORCH_DTYPES[request.dtype],
-        "do_sample": bool(settings.get("temperature")),
-    }
-    arguments["tokenizer_call_args"] = tokenizer_call_args(request.model)
-    return get_model(f"hf/{request.run}", config=GenerateConfig(**settings), **arguments)
-
-
-def tokenizer_call_args(folder: Path) -> dict[str, Any]:
-    """How the tokenizer is called: a chat template writes its own first token, and the tokenizer would add a second."""
-    return {"add_special_tokens": False} if has_chat_template(folder) else {}
-
-
-def has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-
-
 def _metadata(request: Request, task: str, digest: str, weights: Weights) -> dict[str, Any]:
     """What the log says of where its scores come from."""
     return {
@@ -158,7 +161,9 @@ def _metadata(request: Request, task: str, digest: str, weights: Weights) -> dic
         "params": dict(request.params),
         "task": task,
         "digest": digest,
+        "identity": weights.train_config,
         "checkpoint": request.shown(request.model),
+        "base_model": request.base_model and request.shown(request.base_model),
         "weights": weights.digest,
         "trained_with": dict(weights.trained_with),
         "dtype": request.dtype,

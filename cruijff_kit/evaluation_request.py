@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from cruijff_kit import checkpoint, task_source, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError, closest
-from cruijff_kit.config_tree import unescape
+from cruijff_kit.config_tree import output_dir_of, unescape
 
 TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -24,9 +25,14 @@ class Request:
     """What an evaluation script asks for.
 
     Args:
-        model: folder of a Hugging Face model.
+        model: folder of a Hugging Face model, or of a LoRA adapter; of several epochs the folder that they lie in.
+        checkpoints: those epochs; None where `model` is the only one.
+        base_model: folder of the model that the adapter goes on; None if `model` is a whole one.
+        merge_adapters: the adapter is merged into a model of its own first.
+        backend: `hf` or `vllm`.
         train_config: the torchtune config that it must have been trained with; None for a base model.
         words: what its command line changed.
+        checkpoint: which of several epochs this is of: `epoch_2`; set by `each`.
     """
 
     run: str
@@ -40,14 +46,20 @@ class Request:
     generate: Mapping[str, Any]
     limit: int | None
     params: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: Sequence[int] | None = None
+    base_model: Path | None = None
+    merge_adapters: bool = False
+    backend: str = "hf"
     train_config: Path | None = None
     script: Path | None = None
     words: Sequence[str] = ()
+    checkpoint: str = ""
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], script: Path) -> Request:
         """The request of a script's arguments, which hold paths as text; that of the training's config starts at the script."""
-        paths = {name: Path(arguments[name]) for name in ("model", "folder", "results_dir", "train_config") if name in arguments}
+        names = ("model", "folder", "results_dir", "train_config", "base_model")
+        paths = {name: Path(arguments[name]) for name in names if name in arguments}
         if "train_config" in paths:
             paths["train_config"] = script.absolute().parent / paths["train_config"]
         return cls(**{**arguments, **paths}, script=script.absolute())
@@ -64,8 +76,30 @@ class Request:
                 return cls.of({str(word.arg): ast.literal_eval(word.value) for word in node.keywords}, script)
         raise ValueError(f"{script} calls no evaluate()")
 
+    def each(self) -> list[Request]:
+        """One for each checkpoint."""
+        if self.checkpoints is None:
+            return [self]
+        names = [f"epoch_{epoch}" for epoch in self.checkpoints]
+        return [replace(self, model=self.model / name, checkpoint=name, checkpoints=None) for name in names]
+
+    @property
+    def name(self) -> str:
+        """What its model is called: `run_000`, or `run_000/epoch_2`."""
+        return f"{self.run}/{self.checkpoint}" if self.checkpoint else self.run
+
+    @property
+    def scores(self) -> Path:
+        """The folder of its tasks' results."""
+        return self.results_dir / self.run / self.checkpoint
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.base_model is not None
+
     def settings(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """All that the scores of `task` depend on, beside its samples and the weights."""
+        form = {"model_format": "adapter", "merge_adapters": self.merge_adapters} if self.is_adapter else {}
         return {
             "function": task["function"],
             "args": task["args"],
@@ -74,6 +108,8 @@ class Request:
             "limit": self.limit,
             "dtype": self.dtype,
             "device": self.device,
+            **form,
+            **({"backend": self.backend} if self.backend != "hf" else {}),
         }
 
     def shown(self, path: Path) -> str:
@@ -116,6 +152,16 @@ def settings_of(words: Sequence[str]) -> list[str]:
     return [word for word in words if not word.startswith("tasks=")]
 
 
+def checkpoints_in(script: Path) -> list[int]:
+    """The epochs that an evaluation script names, without parsing all of it: of a thousand scripts that takes a second.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = re.search(r"^ +checkpoints=\[([\d, ]+)\],$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    return [int(number) for number in found[1].split(",")] if found else []
+
+
 def script_digest(script: Path) -> str:
     """What tells one version of an evaluation script from another."""
     return hashlib.sha256(script.read_bytes()).hexdigest()[:16]
@@ -148,7 +194,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 
 def check_model(request: Request) -> dict[str, Any]:
-    """That the weights are whole and are those of this run; what they were trained with instead of its config.
+    """That the weights of every checkpoint are whole and are those of this run; what they were trained with instead of its config.
 
     Another seed may differ: it makes a replicate of the same run. Where the seed
     is swept it may not. So may the base model's folder, which may have been moved.
@@ -157,23 +203,47 @@ def check_model(request: Request) -> dict[str, Any]:
     Raises:
         CruijffKitError: `Cannot load model: …` with the reason.
     """
-    fault = checkpoint.fault(request.model)
+    faults = {each.shown(each.model): checkpoint.fault(each.model, each.is_adapter) for each in request.each()}
+    if request.base_model is not None:
+        faults[request.shown(request.base_model)] = checkpoint.fault(request.base_model)
+    faults = {name: fault for name, fault in faults.items() if fault}
     other: dict[str, Any] = {}
-    if fault is None and request.train_config is not None:
-        results = Path(unescape(torchtune_catalog.read_config(request.train_config)["output_dir"]))
-        difference = checkpoint.differences(request.train_config, results, request.folder)
-        if isinstance(difference, str):
-            fault = difference
-        elif older := checkpoint.older_than_config(request.model, results):
-            fault = older
-        elif set(difference) - {"seed"} or ("seed" in difference and "seed" in request.params):
-            values = ", ".join(f"{key}={value!r}" for key, value in difference.items())
-            fault = f"it was trained with another config: {values}"
-        else:
-            place = checkpoint.other_model(request.train_config, results, request.folder)
-            other = {**difference, **({"model_dir": place} if place else {})}
-    if fault is not None:
-        raise CruijffKitError(f"Cannot load model: {request.shown(request.model)}: {fault}")
+    if not faults and request.train_config is not None:
+        fault, other = _trained_otherwise(request, request.train_config)
+        faults = {request.shown(request.model): fault} if fault else {}
+    if faults:
+        raise CruijffKitError("\n".join(f"Cannot load model: {name}: {fault}" for name, fault in faults.items()))
     if other:
         print(f"warning: {request.run} was trained with {other}, not as its config says: recorded so", file=sys.stderr)
     return other
+
+
+def _trained_otherwise(request: Request, train_config: Path) -> tuple[str | None, dict[str, Any]]:
+    """Why the weights are not those of this run, if they are not; else what they were trained with otherwise."""
+    config = torchtune_catalog.read_config(train_config)
+    results = Path(unescape(config["output_dir"]))
+    difference = checkpoint.differences(train_config, results, request.folder)
+    if isinstance(difference, str):
+        return difference, {}
+    if fault := _not_its_end(request, config, results):
+        return fault, {}
+    if set(difference) - {"seed"} or ("seed" in difference and "seed" in request.params):
+        return f"it was trained with another config: {', '.join(f'{key}={value!r}' for key, value in difference.items())}", {}
+    place = checkpoint.other_model(train_config, results, request.folder)
+    other = {**difference, **({"model_dir": place} if place else {})}
+    base = output_dir_of(config, "checkpointer.checkpoint_dir")
+    if request.base_model is not None and base is not None:
+        same = checkpoint.have_same_weights(base, request.base_model)
+        if same is False:
+            return f"the adapter was trained on other weights, those in {base}, than base_model has: {request.shown(request.base_model)}", {}
+        other |= {} if same else {"model_dir": str(base)}
+    return None, other
+
+
+def _not_its_end(request: Request, config: Mapping[str, Any], results: Path) -> str | None:
+    """Why the training that this config began has not ended; a resumed one wrote its copy of the config after its earlier epochs."""
+    ended = (request.model if request.checkpoints is not None else request.model.parent) / f"epoch_{config['epochs'] - 1}"
+    alone = request.is_adapter if ended == request.model else checkpoint.saves_adapter_alone(config)
+    if fault := checkpoint.fault(ended, alone):
+        return f"its training has not ended: {request.shown(ended)}: {fault}"
+    return checkpoint.older_than_config(ended, results, alone)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ class Weights:
     """The weights that are evaluated, as they were before the evaluation began.
 
     Args:
-        digest: of the files that make the model.
-        stamp: size and time of each shard.
+        digest: of the files that make the model, or of those of the adapter and of its base model.
+        stamp: size and time of each file that holds weights.
+        base: digest and stamp of the base model of an adapter; None of a whole model.
         train_config: identity of the config that they were trained with; None for a base model.
         trained_with: what they were trained with otherwise than that config says.
     """
@@ -30,13 +33,19 @@ class Weights:
     stamp: Mapping[str, list[int]]
     train_config: str | None
     trained_with: Mapping[str, Any]
+    base: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, request: Request, trained_with: Mapping[str, Any]) -> Weights:
-        stamp = checkpoint.stamp(request.model)
+        stamp = checkpoint.stamp(request.model, request.is_adapter)
         config = request.train_config and torchtune_catalog.read_config(request.train_config)
         trained = identity(config, request.folder) if config else None
-        return cls(checkpoint.digest(request.model), stamp, trained, trained_with)
+        digest, base = checkpoint.digest(request.model, request.is_adapter), None
+        if request.base_model is not None:
+            base_stamp = checkpoint.stamp(request.base_model)
+            base = {"weights": _base_digest(request.base_model, json.dumps(base_stamp)), "stamp": base_stamp}
+            digest = hashlib.sha256(f"{base['weights']} {digest}".encode()).hexdigest()
+        return cls(digest, stamp, trained, trained_with, base)
 
     def check_unchanged(self, request: Request) -> None:
         """That nobody trained the run anew meanwhile.
@@ -44,8 +53,17 @@ class Weights:
         Raises:
             CruijffKitError: somebody did.
         """
-        if checkpoint.stamp(request.model) != self.stamp:
-            raise CruijffKitError(f"{request.shown(request.model)} changed during its evaluation: nothing was recorded")
+        changed = [request.model] if checkpoint.stamp(request.model, request.is_adapter) != self.stamp else []
+        if request.base_model is not None and self.base and checkpoint.stamp(request.base_model) != self.base["stamp"]:
+            changed.append(request.base_model)
+        if changed:
+            raise CruijffKitError(f"{', '.join(map(request.shown, changed))} changed during its evaluation: nothing was recorded")
+
+
+@cache
+def _base_digest(folder: Path, stamp: str) -> str:
+    """Of a base model, which many adapters share; `stamp` tells one state of it from another."""
+    return checkpoint.digest(folder)
 
 
 def summarise(request: Request, task: Mapping[str, Any], log: Any, digest: str, weights: Weights) -> dict[str, Any]:
@@ -67,7 +85,9 @@ def summarise(request: Request, task: Mapping[str, Any], log: Any, digest: str, 
         },
         "params": dict(request.params),
         "trained_with": dict(weights.trained_with),
+        "warnings": ((log.eval.metadata or {}).get("prompts") or {}).get("warnings", []),
         "checkpoint": request.shown(request.model),
+        **({"base_model": {"model": request.shown(request.base_model), **weights.base}} if request.base_model and weights.base else {}),
         "weights": weights.digest,
         "weights_stamp": dict(weights.stamp),
         "train_config": weights.train_config,
@@ -80,15 +100,27 @@ def summarise(request: Request, task: Mapping[str, Any], log: Any, digest: str, 
     }
 
 
+def finished_log(log_dir: Path, folder: Path) -> Any:
+    """The log of an evaluation that ended well in `log_dir`, which is of the very same; None if there is none."""
+    from inspect_ai.log import read_eval_log
+
+    try:
+        there = json.loads((log_dir / "results.json").read_text(encoding="utf-8"))
+        log = read_eval_log(str(folder / there["log"]), header_only=True) if there["status"] == "success" else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # eval_set looks at what is there
+        return None
+    return log if log is not None and log.status == "success" else None
+
+
 def write(results: Mapping[str, Any], log_dir: Path) -> None:
     """Beside its logs, where it stays, and one folder up as the latest."""
     atomic.write_json(log_dir / "results.json", results)
     atomic.write_json(log_dir.parent / "results.json", results)
 
 
-def line(results: Mapping[str, Any]) -> str:
+def line(name: str, results: Mapping[str, Any]) -> str:
     """`run_000 capitalize: exact accuracy 0.45, exact stderr 0.08`."""
-    start = f"{results['run']} {results['task']}:"
+    start = f"{name} {results['task']}:"
     if results["status"] != "success":
         return f"{start} {results['status']}: {results['error']}"
     metrics = (f"{score['scorer']} {name} {value:.4g}" for score in results["scores"] for name, value in score["metrics"].items())

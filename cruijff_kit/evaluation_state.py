@@ -11,9 +11,9 @@ from typing import Any
 
 from cruijff_kit import checkpoint, inputs, task_source
 from cruijff_kit.errors import CruijffKitError
-from cruijff_kit.evaluation_request import Request, override, script_digest, settings_of
+from cruijff_kit.evaluation_request import Request, checkpoints_in, override, script_digest, settings_of
 from cruijff_kit.experiment import Experiment
-from cruijff_kit.paths import Layout
+from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.schema import EvaluationTask
 
 
@@ -49,12 +49,31 @@ class Evaluations:
         """
         named = [json.loads(word.removeprefix("tasks=")) for word in words if word.startswith("tasks=")]
         tasks = [task for task in self._experiment.spec.evaluation.tasks if not named or task.name in named[-1]]
-        found = {task.name: self.find(run, identity, task, settings_of(words)).lacks for task in tasks}
+        found = {task.name: self._lacks(run, identity, task, settings_of(words)) for task in tasks}
         return {task: lacks for task, lacks in found.items() if lacks}
 
-    def find(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str] = ()) -> Found:
-        """What there is of a task, where `words` are the settings that it should have been evaluated with."""
-        path = self._layout.run_eval_results(run) / task.name / "results.json"
+    def _lacks(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str]) -> str:
+        """Why the task is due at one of its checkpoints, and at which."""
+        for epoch in self.checkpoints(run):
+            if lacks := self.find(run, identity, task, words, epoch).lacks:
+                return f"{epoch}: {lacks}" if epoch else lacks
+        return ""
+
+    def checkpoints(self, run: str) -> list[str]:
+        """The folders of the run's checkpoints in its results: `epoch_0`, …; one without a name where only the last is evaluated."""
+        wanted = self._experiment.spec.evaluation.checkpoint
+        if run == BASELINE or wanted == "last":
+            return [""]
+        if wanted == "all":
+            try:
+                wanted = checkpoints_in(self._layout.eval_script(run))
+            except OSError:  # a run that is being made: nothing of it is evaluated
+                return [""]
+        return [f"epoch_{number}" for number in sorted(wanted)]
+
+    def find(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str] = (), epoch: str = "") -> Found:
+        """What there is of a task at a checkpoint, where `words` are the settings that it should have been evaluated with."""
+        path = self._layout.run_eval_results(run) / epoch / task.name / "results.json"
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
             stale = self._stale(results, identity, task)
@@ -76,11 +95,10 @@ class Evaluations:
             return "stale: of another config"
         if (settings["function"], settings["args"], settings["files"]) != (task.function, task.args, self._source(self._file(task), task.function)):
             return "stale: of another version of the task"
-        try:
-            stamp = checkpoint.stamp(self._experiment.folder / results["checkpoint"])
-        except OSError:
-            return None  # weights may be removed once they are evaluated
-        return None if stamp == results["weights_stamp"] else "stale: of other weights"
+        base, folder = results.get("base_model"), self._experiment.folder
+        if base is not None and _is_other(folder / base["model"], base["stamp"]):
+            return "stale: of another base model"
+        return "stale: of other weights" if _is_other(folder / results["checkpoint"], results["weights_stamp"], base is not None) else None
 
     def _other_settings(self, results: Mapping[str, Any], script: Path, task: EvaluationTask, words: Sequence[str]) -> str:
         """What was evaluated otherwise than the run's script and `words` say: `limit=5`."""
@@ -89,6 +107,9 @@ class Evaluations:
         request = override(Request.in_script(script), words)
         if request.train_config is None and request.shown(request.model) != results["checkpoint"]:
             return f"model={results['checkpoint']}"
+        base = (results.get("base_model") or {}).get("model")
+        if base is not None and request.base_model is not None and request.shown(request.base_model) != base:
+            return f"base_model={base}"
         wanted = request.settings(next(each for each in request.tasks if each["name"] == task.name))
         there, here = _shown(results["settings"]), _shown(wanted)
         return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
@@ -97,7 +118,16 @@ class Evaluations:
         return self._experiment.path(self._experiment.spec.evaluation.tasks_dir or "") / task.file
 
 
+def _is_other(folder: Path, stamp: Mapping[str, Any], adapter: bool = False) -> bool:
+    """Whether what lies there is not what was evaluated; weights may be removed once they are."""
+    try:
+        return checkpoint.stamp(folder, adapter) != stamp
+    except OSError:
+        return False
+
+
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a user gives on a command line, by their names there."""
     generate = {f"generate.{name}": value for name, value in settings["generate"].items()}
-    return {**{name: settings[name] for name in ("limit", "dtype", "device")}, **generate}
+    names = ("limit", "dtype", "device", "model_format", "merge_adapters", "backend")
+    return {**{name: settings.get(name) for name in names}, **generate}

@@ -169,6 +169,12 @@ def _check_evaluation(experiment: Experiment) -> list[Problem]:
         for key in ("framework", "tasks_dir", "tasks")
         if not getattr(evaluation, key)
     ]
+    for_adapters = [key for key in ("base_model", "merge_adapters", "group_by_base") if getattr(evaluation, key) not in (None, False)]
+    if evaluation.model_format != "adapter":
+        problems += [problem(("evaluation", key), f"'{key}' is for model_format: adapter", "model_format: adapter, or remove it") for key in for_adapters]
+    elif evaluation.group_by_base and evaluation.merge_adapters:
+        what = "a group of runs switches adapters on one base model, and merge_adapters makes a model of each"
+        problems.append(problem(("evaluation", "merge_adapters"), what, "merge_adapters: false, or group_by_base: false"))
     names = [task.name for task in evaluation.tasks]
     problems += [
         problem(("evaluation", "tasks", index, "name"), f"two tasks are called '{name}'")
@@ -185,6 +191,7 @@ def _check_paths(experiment: Experiment) -> list[Problem]:
         ("framework_config", "model_dir"): spec.framework_config.model_dir,
         ("framework_config", "base_config"): spec.framework_config.base_config,
         ("evaluation", "tasks_dir"): spec.evaluation.tasks_dir,
+        ("evaluation", "base_model"): spec.evaluation.base_model,
         **{("output", key): value for key, value in spec.output.folders.items()},
         **datasets(experiment),
     }

@@ -33,11 +33,13 @@ def change(made: Plan) -> workspace.Change:
     files[layout.script("train")] = slurm_scripts.render(experiment, made.all_runs, "train", made.profile["train"])
     if evaluated:
         files[layout.script("eval")] = slurm_scripts.render(experiment, made.all_runs, "eval", made.profile["eval"])
+        if experiment.spec.evaluation.group_by_base:
+            files[layout.eval_group] = inspect_eval.render_group(composer, [run.id for run in made.all_runs])
         if experiment.spec.evaluation.baseline:
             files[layout.eval_script(BASELINE)] = inspect_eval.render_baseline(composer, made.runs[0])
     files[layout.run_mapping] = _mapping_text(made)
     ids = [BASELINE, *(row.id for row in made.old.rows)] if made.old else []
-    ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval")}
+    ours = {path for run in ids for path in (layout.train_config(run), layout.eval_script(run))} | {layout.script("eval"), layout.eval_group}
     idle = set(_idle_links(made.layout, ids, links))
     return workspace.Change(files, links, tuple(sorted((ours - files.keys()) | idle)))
 

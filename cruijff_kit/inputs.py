@@ -81,11 +81,15 @@ def _stamps(wanted: Iterable[str], folder: Path) -> dict[str, Stamp]:
     return {path: stamps[path] for path in wanted}
 
 
+def contents(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path; `folder` as in `record`."""
+    return {path: stamp[2] for path, stamp in _stamps([str(file) for file in files], folder).items()}
+
+
 def data_digest(tasks_folder: Path, folder: Path) -> str:
     """Digest of all files below the folder of a task file that are not Python: names and contents; `folder` as in `record`."""
-    files = [path for path in of_tasks(tasks_folder) if path.suffix != ".py"]
-    stamps = _stamps([str(path) for path in files], folder)
-    names = {str(path.relative_to(tasks_folder)): stamps[str(path)][2] for path in files}
+    held = contents((path for path in of_tasks(tasks_folder) if path.suffix != ".py"), folder)
+    names = {os.path.relpath(path, tasks_folder): digest for path, digest in held.items()}
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,14 +6,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from cruijff_kit import epochs, frozen, inputs, provenance
+from cruijff_kit import evaluated_epochs, frozen, inputs, inspect_eval, provenance
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
@@ -27,10 +27,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Prepared:
-    """What the launcher gets back: a config for each point, and what runs beside them."""
+    """What the launcher gets back: a config for each point, and what runs beside them, `after` the points with these indices."""
 
     points: list[DictConfig]
     extras: list[DictConfig]
+    after: list[list[int]] = field(default_factory=list)
+
+
+@dataclass
+class Group:
+    """Runs that are evaluated in one process: those whose evaluations are told the same.
+
+    Args:
+        first: the config of one of their points.
+        trained: the indices of the points of those that are trained first.
+        again: some of them are evaluated anew.
+    """
+
+    first: DictConfig
+    runs: dict[str, Run] = field(default_factory=dict)
+    trained: list[int] = field(default_factory=list)
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,25 +80,31 @@ class Filler:
         self._made, self._texts, self._selection, self._again = made, texts, selection, again
         self._in_sweep = selection is not None
         self._sets: dict[str, list[Path]] = {}
+        self._grouped = self._in_sweep and made.experiment.spec.evaluation.group_by_base
+        self._groups: dict[tuple[str, ...], Group] = {}
 
     def prepared(self, points: Sequence[Point]) -> Prepared:
         """A config for each point, the same one for points that are equal; beside a sweep, the baseline's."""
         filled: dict[tuple, DictConfig] = {}
         baselines: dict[tuple, DictConfig] = {}
-        configs = []
-        for point in points:
+        configs: list[DictConfig] = []
+        for index, point in enumerate(points):
             key = (point.run.id, *point.config.stages, *point.words)
             if self._in_sweep and _wants_baseline(point.config) and point.words not in baselines:
-                baselines[point.words] = self._filled(replace(point, config=copy.deepcopy(point.config), run=None), BASELINE)
+                baselines[point.words] = self._filled(replace(point, config=copy.deepcopy(point.config), run=None), BASELINE, index)
             if key not in filled:
-                filled[key] = self._filled(point, point.run.id)
+                filled[key] = self._filled(point, point.run.id, index)
             configs.append(filled[key])
-        self._record_inputs([*filled.values(), *baselines.values()])
-        return Prepared(configs, list(baselines.values()))
+        groups = [self._group_config(group, words) for words, group in self._groups.items()]
+        extras = [*baselines.values(), *groups]
+        self._record_inputs([*filled.values(), *extras])
+        return Prepared(configs, extras, [*([] for _ in baselines), *(group.trained for group in self._groups.values())])
 
-    def _filled(self, point: Point, name: str) -> DictConfig:
-        """The point's own config with what its jobs need, if there are any."""
+    def _filled(self, point: Point, name: str, index: int) -> DictConfig:
+        """The point's own config with what its jobs need, if there are any; `index` is that of the point."""
         layout, run, config, left = self._made.layout, point.run, point.config, self._left(point)
+        if run and self._grouped and "eval" in left.stages:
+            left = self._to_group(point, run, left, index)
         with open_dict(config):
             config.run, config.stages = name, list(left.stages)
         if not left.stages:
@@ -95,6 +118,7 @@ class Filler:
             commands["train"] = ["tune", "run", *point.tune_words, run.recipe, "--config", str(place / layout.train_config(name).name)]
         with open_dict(config):
             config.scores = str(layout.run_eval_results(name))
+            config.last = self._last(run)
             config.commands = commands
             config.identity = run.identity if run else BASELINE
             config.inputs = self._input_sets(run)
@@ -104,6 +128,30 @@ class Filler:
                 config.frozen = {"files": files}
                 config.anew = self._again if AGAIN in left.why.values() else ""
                 config.keys = _keys(run, files, point.words, config.anew, left.sent)
+        return config
+
+    def _to_group(self, point: Point, run: Run, left: Left, index: int) -> Left:
+        """What is left of a point whose evaluation is done with those of others."""
+        group = self._groups.setdefault(point.words, Group(copy.deepcopy(point.config)))
+        group.runs[run.id] = run
+        group.trained += [index] if "train" in left.stages else []
+        group.again |= AGAIN in left.why.values()
+        return replace(left, stages=tuple(stage for stage in left.stages if stage != "eval"))
+
+    def _group_config(self, group: Group, words: tuple[str, ...]) -> DictConfig:
+        """What evaluates a group, once those of its runs that are trained first are over, well or not."""
+        layout, config, names = self._made.layout, group.first, list(group.runs)
+        own = [layout.eval_group, *(path for name in names for path in (layout.train_config(name), layout.eval_script(name)))]
+        texts = {**self._texts, layout.eval_group: inspect_eval.render_group(self._made.composer, names)}
+        files = frozen.freeze({path.name: texts[path] for path in own if path in texts})
+        again = self._again if group.again else ""
+        with open_dict(config):
+            config.run, config.stages, config.identity = "group", ["eval"], "group"
+            config.runs = {"scores": [str(layout.run_eval_results(name)) for name in names], "words": list(words)}
+            config.commands = {"eval": ["python", str(frozen.place(layout.folder, files) / layout.eval_group.name), *names, *words]}
+            config.inputs, config.git, config.anew, config.frozen = {"eval": "tasks"}, self._git, again, {"files": files}
+            config.keys = {"eval": "\n".join(_keys(run, files, words, again, {})["eval"] for run in group.runs.values())}
+            config.scores, config.last = "", ""
         return config
 
     def _left(self, point: Point) -> Left:
@@ -118,10 +166,16 @@ class Filler:
         names = [FILE_NAME, spec.framework_config.base_config, spec.evaluation.tasks_dir]
         return provenance.git(folder, [name for name in names if name and (folder / name).exists()])
 
+    def _last(self, run: Run | None) -> str:
+        """The last checkpoint of a run that is evaluated, by its folder's name in the scores; empty where it has none."""
+        wanted = self._made.experiment.spec.evaluation.checkpoint
+        return "" if run is None or wanted == "last" else f"epoch_{evaluated_epochs.evaluated(run.config['epochs'], wanted)[-1]}"
+
     def _kept_epochs(self, run: Run | None) -> list[int] | None:
         """Those whose checkpoints stay; None for all."""
-        only_last = run is not None and self._made.experiment.spec.output.keep_checkpoints == "last"
-        return epochs.evaluated(run.config["epochs"]) if only_last else None
+        spec = self._made.experiment.spec
+        only_last = run is not None and spec.output.keep_checkpoints == "last"
+        return evaluated_epochs.staying(run.config["epochs"], spec.evaluation.checkpoint) if only_last else None
 
     def _input_sets(self, run: Run | None) -> dict[str, str]:
         """The set of files that each stage reads, by its name in what is recorded."""

@@ -32,7 +32,7 @@ NOT_BELOW_TORCHTUNE = {
 
 
 # Root keys of the application's config beside the parameters; the first are set before anything starts, and not by the user.
-SET_KEYS = ("stage", "run", "scores", "commands", "kept_epochs")
+SET_KEYS = ("stage", "run", "scores", "last", "commands", "kept_epochs")
 OWN_KEYS = (*SET_KEYS, "experiment_dir", "experiment_name", "stages", "only", "again", "dry_run", "evaluation", "cluster", "hydra")
 
 

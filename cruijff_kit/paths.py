@@ -76,6 +76,11 @@ class Layout:
     def eval_script(self, run: str) -> Path:
         return self.configs / f"eval_{run.removeprefix('run_')}.py"
 
+    @property
+    def eval_group(self) -> Path:
+        """What evaluates all runs in one process, where they are a group."""
+        return self.configs / "eval_group.py"
+
     def run_results(self, run: str) -> Path:
         return self.results / run
 

@@ -138,6 +138,9 @@ def _check_objective(made: Plan, config: DictConfig) -> None:
             what = f"hydra/sweeper={name} goes by the value of each point, and {'no objective is set' if objective is None else 'nothing is evaluated'}"
             fix = f"evaluation.objective=TASK/SCORER/METRIC, {OBJECTIVE_HINT}"
             problems.append(Problem(COMMAND_LINE, what, "evaluation.objective", fix=fix))
+        if made.experiment.spec.evaluation.group_by_base:
+            what = f"hydra/sweeper={name} goes by the value of each point, and group_by_base evaluates all of them together"
+            problems.append(Problem(COMMAND_LINE, what, "evaluation.group_by_base", fix="group_by_base: false in experiment.yaml"))
         if str(config.hydra.sweeper.get("direction")).rpartition(".")[2] == "minimize":
             what = f"hydra/sweeper={name} looks for the lowest value, and an objective is a score to be maximised"
             problems.append(Problem(COMMAND_LINE, what, "hydra.sweeper.direction", fix="hydra.sweeper.direction=maximize"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,9 +18,8 @@ from cruijff_kit.config_tree import output_dir_of
 from cruijff_kit.first_rows import ROWS, FirstRows, NotHereError, first_rows
 from cruijff_kit.prompt_text import IGNORED, Decode, decoder, shown
 from cruijff_kit.errors import Fault
-from cruijff_kit.visible_text import one_line, said
-
-NOTE = "note"  # the level of what was not looked at
+from cruijff_kit.prompt_parity import NOTE, Evaluated
+from cruijff_kit.visible_text import rest, said
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,13 @@ class _Row:
     """One row, tokenized.
 
     Args:
+        dataset: `dataset[1]` of several, and nothing for the only one.
         place: `row 3`, or `dataset[1] row 3`.
         length: its tokens before max_seq_len cut it.
         messages: what its tokens were made of; none for plain text.
     """
 
+    dataset: str
     place: str
     tokens: list[int]
     labels: list[int]
@@ -72,26 +72,59 @@ def check(config: Mapping[str, Any], evaluated: bool, model_dir: str | None = No
         evaluated: compare the prompts with those that an evaluation would send.
         model_dir: where the tokenizer of the evaluated model is; checkpointer.checkpoint_dir if None.
     """
+    with _quiet():
+        tokenizer, reader, faults = _read(config)
+        faults += [*_length_faults(reader.rows, tokenizer), *_mask_faults(reader.rows)]
+        if not reader.rows:
+            return PromptReport(faults, rows=reader.total)
+        folder = Path(model_dir) if model_dir else _base(config)
+        model = Evaluated.of(folder, str(folder), folder)
+        decode = decoder(tokenizer, model.tokenizer)
+        if evaluated:
+            faults += _compare(reader.rows, tokenizer, model, decode)
+        return PromptReport(faults, _example(reader.rows, decode), _mean_tokens(reader.rows), reader.total)
+
+
+def compare(config: Mapping[str, Any], model_dir: Path) -> list[Fault]:
+    """Where the evaluation of a trained model sends other prompts than its training showed: warnings, and notes on what was not compared.
+
+    Args:
+        config: the composed one that it was trained with.
+        model_dir: the folder that its tokenizer is loaded from.
+    """
+    with _quiet():
+        tokenizer, reader, faults = _read(config)
+        notes = [replace(fault, level=NOTE) for fault in faults]
+        if not reader.rows:
+            return notes
+        model = Evaluated.of(model_dir, "the evaluated model", _base(config).resolve())
+        return [*notes, *_compare(reader.rows, tokenizer, model, decoder(tokenizer, model.tokenizer))]
+
+
+def _base(config: Mapping[str, Any]) -> Path:
+    return output_dir_of(config, "checkpointer.checkpoint_dir") or Path("checkpointer.checkpoint_dir")
+
+
+def _compare(rows: list[_Row], tokenizer: Any, model: Evaluated, decode: Decode) -> list[Fault]:
+    messages = {row.dataset: [each.messages for each in rows if each.dataset == row.dataset] for row in rows}
+    with unlimited(tokenizer):
+        return prompt_parity.compare(tokenizer, messages, model, decode)
+
+
+def _read(config: Mapping[str, Any]) -> tuple[Any, _Reader, list[Fault]]:
+    """The tokenizer, or None; the first rows; and what is wrong with the two."""
     from omegaconf import OmegaConf
 
     offline.stay_offline()
     built = OmegaConf.create(dict(config))
     for name in ("tokenizer", "dataset"):
         if built.get(name) is None:
-            return PromptReport([Fault("_override", f"the config has no {name}")])
-    with _quiet(), tempfile.TemporaryDirectory(prefix="cruijff-kit-rows-") as cache:
-        tokenizer, faults = _tokenizer(built.tokenizer)
-        reader = _Reader(tokenizer)
+            return None, _Reader(None, total=None), [Fault("_override", f"the config has no {name}")]
+    tokenizer, faults = _tokenizer(built.tokenizer)
+    reader = _Reader(tokenizer)
+    with tempfile.TemporaryDirectory(prefix="cruijff-kit-rows-") as cache:
         reader.read(built.dataset, Path(cache))
-        faults = [*faults, *reader.faults, *_length_faults(reader.rows, tokenizer), *_mask_faults(reader.rows)]
-        if not reader.rows:
-            return PromptReport(faults, rows=reader.total)
-        folder = Path(model_dir) if model_dir else output_dir_of(config, "checkpointer.checkpoint_dir")
-        theirs, why = _of_folder(folder)
-        decode = decoder(tokenizer, theirs)
-        if evaluated:
-            faults += _parity(reader.rows, tokenizer, theirs, why, folder, decode)
-        return PromptReport(faults, _example(reader.rows, decode), _mean_tokens(reader.rows), reader.total)
+    return tokenizer, reader, [*faults, *reader.faults]
 
 
 def _example(rows: list[_Row], decode: Decode) -> str:
@@ -114,7 +147,7 @@ def _tokenizer(node: Any) -> tuple[Any, list[Fault]]:
     try:
         return instantiate(node), []
     except Exception as error:
-        return None, [Fault("_override", f"the tokenizer cannot be built: {said(error)}", _rest(error))]
+        return None, [Fault("_override", f"the tokenizer cannot be built: {said(error)}", rest(error))]
 
 
 def _missing_files(node: Any) -> list[str]:
@@ -132,10 +165,10 @@ class _Reader:
     Without a tokenizer it only counts them, as far as torchtune's own components let it.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, total: int | None = 0) -> None:
         self.rows: list[_Row] = []
         self.faults: list[Fault] = []
-        self.total: int | None = 0
+        self.total = total
         self._tokenizer = tokenizer
         self._failed: dict[str, list[str]] = {}  # what was raised, and in which rows
         self._messages: list[list[Any]] = []
@@ -152,12 +185,13 @@ class _Reader:
     def read(self, node: Any, cache: Path) -> None:
         from omegaconf import OmegaConf
 
-        nodes = {f"dataset[{index}] ": each for index, each in enumerate(node)} if OmegaConf.is_list(node) else {"": node}
-        for index, (prefix, each) in enumerate(nodes.items()):
+        nodes = {f"dataset[{index}]": each for index, each in enumerate(node)} if OmegaConf.is_list(node) else {"": node}
+        for index, (name, each) in enumerate(nodes.items()):
             (folder := cache / str(index)).mkdir()
+            prefix = f"{name} " if name else ""
             try:
                 found = self._first_rows(each, folder)
-                self._read_rows(found, prefix)
+                self._read_rows(found, name, prefix)
                 self.total = None if None in (found.rows, self.total) else self.total + found.rows
             except NotHereError as error:
                 self.total = None
@@ -165,7 +199,7 @@ class _Reader:
                 self.faults.append(Fault("dataset", f"{prefix}{error} is not on this machine: its rows were not looked at", fix, NOTE))
             except Exception as error:
                 self.total = None
-                self.faults.append(Fault("dataset", f"the {prefix or 'dataset '}cannot be built: {said(error)}", _rest(error)))
+                self.faults.append(Fault("dataset", f"the {prefix or 'dataset '}cannot be built: {said(error)}", rest(error)))
         for what, places in self._failed.items():
             self.faults.append(Fault("dataset", f"{', '.join(places)}: {what}", "training stops there"))
 
@@ -174,15 +208,16 @@ class _Reader:
             return FirstRows([], 1, None)  # it may use the tokenizer at once
         return first_rows(node, self._tokenizer, cache)
 
-    def _read_rows(self, found: FirstRows, prefix: str) -> None:
+    def _read_rows(self, found: FirstRows, name: str, prefix: str) -> None:
         for index in range(min(ROWS, len(found.dataset)) if self._tokenizer is not None else 0):
             place = f"{prefix}row {found.start + index}"
             try:
-                self.rows.append(self._row(found.dataset, index, place))
+                self.rows.append(_Row(name, place, *self._row(found.dataset, index)))
             except Exception as error:
                 self._failed.setdefault(said(error) + _nulls(found.dataset, index), []).append(place)
 
-    def _row(self, dataset: Any, index: int, place: str) -> _Row:
+    def _row(self, dataset: Any, index: int) -> tuple[list[int], list[int], int, list[Any]]:
+        """What a _Row holds beside its place."""
         self._messages.clear()
         sample = dataset[index]
         tokens, labels = [int(token) for token in sample["tokens"]], [int(label) for label in sample["labels"]]
@@ -192,7 +227,7 @@ class _Reader:
         if limit and length >= limit:
             with unlimited(self._tokenizer):
                 length = len(dataset[index]["tokens"])
-        return _Row(place, tokens, labels, length, messages)
+        return tokens, labels, length, messages
 
 
 def _nulls(dataset: Any, index: int) -> str:
@@ -233,47 +268,6 @@ def _mask_faults(rows: list[_Row]) -> Iterator[Fault]:
         what = f"nothing is trained on in {len(masked)} of the first {len(rows)} rows: {', '.join(row.place for row in masked)}"
         name = "max_seq_len" if is_cut else "dataset"
         yield Fault(name, what, f"{fix}; a batch of such rows alone makes the loss NaN", "error" if len(masked) == len(rows) else "warning")
-
-
-def _of_folder(folder: Path | None) -> tuple[Any, str]:
-    """The tokenizer of a Hugging Face model as the evaluation loads it, or None and why not."""
-    from transformers import AutoTokenizer
-
-    if folder is None or not folder.is_dir():
-        return None, f"{folder} is no folder"
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True), ""
-    except Exception as error:
-        return None, f"transformers loads no tokenizer from {folder}: {said(error)}"
-
-
-def _parity(rows: list[_Row], tokenizer: Any, theirs: Any, why: str, folder: Path | None, decode: Decode) -> Iterator[Fault]:
-    """The first difference that a row shows."""
-    skipped = "the prompts of training and evaluation were not compared: "
-    if theirs is None or folder is None:
-        yield Fault("model_dir", skipped + why, level=NOTE)
-        return
-    messages = [row.messages for row in rows if row.messages and not any(message.contains_media for message in row.messages)]
-    if not messages:
-        yield Fault("dataset", f"{skipped}the dataset trains on plain text, and not on messages", level=NOTE)
-        return
-    try:
-        with unlimited(tokenizer):
-            found = [prompt_parity.compare(tokenizer, each, theirs, folder, decode) for each in messages]
-    except (AttributeError, NameError, ImportError):  # another Inspect than we know
-        raise
-    except Exception as error:  # a chat template may refuse the messages
-        yield Fault("_override", f"{skipped}{said(error)}", _rest(error), NOTE)
-        return
-    differing = [fault for fault in found if fault]
-    if differing:
-        yield replace(differing[0], what=f"{differing[0].what}; so do {len(differing)} of the first {len(rows)} rows")
-
-
-def _rest(error: BaseException) -> str | None:
-    """What the exception says beyond its first line."""
-    lines = textwrap.dedent("\n".join(str(error).strip().splitlines()[1:6])).splitlines()
-    return "\n".join(one_line(line, 200) for line in lines) or None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from cruijff_kit.visible_text import visible
 TRAINED = "⟦", "⟧"
 IGNORED = -100  # the label of a token that is not trained on: torchtune.data.CROSS_ENTROPY_IGNORE_IDX
 
+NOT_COMPARED = "the prompts of training and evaluation were not compared: "  # before the reason
+
 SHOWN_CHARACTERS = 1500  # of each part of a row
 
 Decode = Callable[[Sequence[int]], str]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import epochs, ownership, paths, run_mapping, torchtune_catalog, train, workspace
+from cruijff_kit import epochs, evaluated_epochs, ownership, paths, run_mapping, torchtune_catalog, train, workspace
 from cruijff_kit.disk_space import occupied_bytes
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.experiment import load
@@ -42,10 +42,12 @@ class Found:
     """What can go.
 
     Args:
+        wanted: `evaluation.checkpoint`: the epochs that evaluations read stay.
         left_alone: runs of which nothing is touched, and why.
     """
 
     layout: Layout
+    wanted: str | list[int] = "last"
     folders: list[Folder] = field(default_factory=list)
     left_alone: dict[str, str] = field(default_factory=dict)
 
@@ -56,16 +58,16 @@ def find(folder: Path, names: Sequence[str] = ()) -> Found:
     Raises:
         CruijffKitError: experiment.yaml is wrong, nothing was generated, the folder was moved, or there is no such run.
     """
-    layout, runs = _generated(folder)
+    layout, runs, wanted = _generated(folder)
     unknown = [name for name in names if name not in runs]
     if unknown:
         raise CruijffKitError(f"there is no {unknown[0]}: the runs are in {layout.relative(layout.run_mapping)}")
     asides = cache(train.asides)
     earlier = [name for name in asides(layout.results) if name.startswith("run_") and name not in runs]  # the sweep was longer once
-    found = Found(layout)
+    found = Found(layout, wanted)
     for run in dict.fromkeys(names or [*runs, *earlier]):
         held = _in_training(paths.held(layout.folder, "train", run))
-        why, places = ("it is being trained", _Places()) if held else _look_at(layout, run)
+        why, places = ("it is being trained", _Places()) if held else _look_at(layout, run, wanted)
         if why and (run in names or _has_results(layout.run_results(run))):
             found.left_alone[run] = why
         moved = dict.fromkeys(path for beside in places.beside for path in asides(beside.parent).get(beside.name, ()))
@@ -74,14 +76,15 @@ def find(folder: Path, names: Sequence[str] = ()) -> Found:
     return found
 
 
-def _generated(folder: Path) -> tuple[Layout, list[str]]:
-    """Where things lie, by the path that the configs were generated for, and the runs."""
+def _generated(folder: Path) -> tuple[Layout, list[str], str | list[int]]:
+    """Where things lie, by the path that the configs were generated for, the runs, and the checkpoints that are evaluated."""
     layout = Layout.of(load(folder))
     mapping = run_mapping.read(layout)
     if mapping is None:
         raise CruijffKitError(f"nothing was generated yet: cruijff-kit generate {shlex.quote(str(layout.folder))}")
     check_place(Path(mapping.experiment_dir), layout.folder)
-    return Layout.of(load(Path(mapping.experiment_dir))), [row.id for row in mapping.rows]
+    experiment = load(Path(mapping.experiment_dir))
+    return Layout.of(experiment), [row.id for row in mapping.rows], experiment.spec.evaluation.checkpoint
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class _Places:
     beside: Sequence[Path] = ()
 
 
-def _look_at(layout: Layout, run: str) -> tuple[str | None, _Places]:
-    """Why none of a run's results is to be removed, if so, and its places."""
+def _look_at(layout: Layout, run: str, wanted: str | list[int]) -> tuple[str | None, _Places]:
+    """Why none of a run's results is to be removed, if so, and its places; `wanted` are the checkpoints that are evaluated."""
     results = layout.run_results(run)
     try:
         training = _training(layout, run)
@@ -114,7 +117,7 @@ def _look_at(layout: Layout, run: str) -> tuple[str | None, _Places]:
     if fault is not None:
         return f"its training is not finished: {fault}", _Places(beside=beside)
     last = training.last_epoch
-    return None, _Places(epochs.unneeded_at_the_end(training.checkpoints, last, epochs.evaluated(last + 1)), beside)
+    return None, _Places(epochs.unneeded_at_the_end(training.checkpoints, last, evaluated_epochs.staying(last + 1, wanted)), beside)
 
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, CruijffKitError)
@@ -144,8 +147,9 @@ def _has_results(results: Path) -> bool:
         return False
 
 
-def remove(layout: Layout, folders: Iterable[Folder]) -> Iterator[tuple[Folder, str | None]]:
+def remove(found: Found, folders: Iterable[Folder]) -> Iterator[tuple[Folder, str | None]]:
     """Removes each of `folders` that can still go; yields it with what stood in the way, if anything did."""
+    layout = found.layout
     by_run: dict[str, list[Folder]] = {}
     for folder in folders:
         by_run.setdefault(folder.run, []).append(folder)
@@ -155,7 +159,7 @@ def remove(layout: Layout, folders: Iterable[Folder]) -> Iterator[tuple[Folder, 
             yield from ((folder, "its run is being trained now") for folder in of_run)
             continue
         with workspace.locked(held):
-            why, places = _look_at(layout, run)  # the answer may have taken hours
+            why, places = _look_at(layout, run, found.wanted)  # the answer may have taken hours
             for folder in of_run:
                 can_go = folder.aside or folder.path in places.unneeded
                 yield folder, _removed(folder) if can_go else why or "it is gone, or needed again"

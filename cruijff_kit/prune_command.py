@@ -55,7 +55,7 @@ def _removed(found: Found, chosen: Sequence[Folder], wishes: Wishes) -> Iterator
     if not wishes.yes:
         size = human(sum(each.size for each in chosen))
         confirm("Delete them?", f"{size} to delete, and no terminal to ask on: say --yes", "nothing was deleted")
-    yield from remove(found.layout, chosen)
+    yield from remove(found, chosen)
 
 
 def _print_found(found: Found, with_asides: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ class Score:
 
     Args:
         state: `success`, or why there is no score: `not evaluated`, `error`, `stale: …`.
-        note: settings of this evaluation that are not those of experiment.yaml: `limit=5`.
+        note: settings of this evaluation that are not those of experiment.yaml, `limit=5`; that it sent other prompts than training had.
+        epoch: `epoch_0`, …, where not only the last is evaluated.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Score:
     samples: int | None
     state: str
     note: str = ""
+    epoch: str = ""
 
 
 def print_scores(folder: Path, since: float) -> None:
@@ -45,20 +47,22 @@ def print_scores(folder: Path, since: float) -> None:
     mapping = run_mapping.read(Layout.of(experiment))
     if not experiment.spec.evaluation.enabled or mapping is None:
         return
-    written = (path.stat().st_mtime for path in Layout.of(experiment).eval_results.glob("*/*/results.json"))
+    places = ("*/*/results.json", "*/epoch_*/*/results.json")
+    written = (path.stat().st_mtime for place in places for path in Layout.of(experiment).eval_results.glob(place))
     if max(written, default=0) < since:
         return
     rows = list(scores(experiment, tuple(row for row in mapping.rows if not row.retired)))
     names = list(dict.fromkeys(name for row in rows for name in row.params))
     table = Table(title=f"Scores of {experiment.name}", title_justify="left", box=box.SIMPLE)
-    for heading in ("run", *names, "task", "metric"):
+    epochs = ["epoch"] if any(row.epoch for row in rows) else []
+    for heading in ("run", *names, *epochs, "task", "metric"):
         table.add_column(heading, overflow="fold")
     for heading in ("value", "stderr", "samples"):
         table.add_column(heading, justify="right")
     if any(row.note for row in rows):
-        table.add_column("other settings")
+        table.add_column("note")
     for row in rows:
-        params = [escape(str(row.params.get(name, ""))) for name in names]
+        params = [escape(str(row.params.get(name, ""))) for name in names] + [row.epoch.removeprefix("epoch_") for _ in epochs]
         value = escape(row.state) if row.value is None else f"{row.value:.4f}"
         stderr = "" if row.stderr is None else f"{row.stderr:.4f}"
         table.add_row(row.run, *params, row.task, f"{row.scorer} {row.metric}", value, stderr, str(row.samples or ""), *([escape(row.note)] if row.note else []))
@@ -70,14 +74,17 @@ def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:
     runs = [(BASELINE, None)] if experiment.spec.evaluation.baseline else []
     evaluations = Evaluations(experiment, Layout.of(experiment))
     for run, row in [*runs, *((row.id, row) for row in rows)]:
-        for task in experiment.spec.evaluation.tasks:
-            found = evaluations.find(run, row.identity if row else None, task)
-            params = dict(row.params) if row else {}
-            if found.results is None:
-                yield Score(run, params, task.name, "", "", None, None, None, found.lacks)
-            else:
-                params |= found.results["trained_with"]
-                yield from _from_log(run, params, task.name, experiment.folder / found.results["log"], found.note)
+        for epoch in evaluations.checkpoints(run):
+            for task in experiment.spec.evaluation.tasks:
+                found = evaluations.find(run, row.identity if row else None, task, epoch=epoch)
+                params = dict(row.params) if row else {}
+                if found.results is None:
+                    yield Score(run, params, task.name, "", "", None, None, None, found.lacks, epoch=epoch)
+                else:
+                    params |= found.results["trained_with"]
+                    log = experiment.folder / found.results["log"]
+                    note = ", ".join(filter(None, [found.note, "other prompts than in training" if found.results.get("warnings") else ""]))
+                    yield from (replace(score, epoch=epoch) for score in _from_log(run, params, task.name, log, note))
 
 
 def _from_log(run: str, params: dict[str, Any], task: str, log: Path, note: str) -> Iterator[Score]:

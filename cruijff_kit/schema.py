@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from cruijff_kit.errors import Problem, closest
 from cruijff_kit.yaml_source import KeyPath, YamlSource
@@ -17,10 +18,16 @@ SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._
 Text = Annotated[str, StringConstraints(min_length=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
-# Part of the language, and not evaluated by this version yet: named, so that nobody believes they work.
-NOT_YET = {"evaluation": ("base_model", "merge_adapters", "group_by_base")}
-
+CHECKPOINTS = "supported: last, all, or a list of epochs, which are counted from 0"
 OBJECTIVE_HINT = "for instance domain_qa/match/accuracy: the names of results.json"
+
+
+def _checkpoint(value: Any) -> Any:
+    """`last`, `all`, or a list of distinct epochs."""
+    is_list = isinstance(value, list) and value and all(type(each) is int and each >= 0 for each in value)
+    if value not in ("last", "all") and not (is_list and len(set(value)) == len(value)):
+        raise PydanticCustomError("checkpoint", CHECKPOINTS)
+    return value
 
 
 class _Section(BaseModel):
@@ -64,14 +71,22 @@ class Evaluation(_Section):
     framework: Literal["inspect"] | None = None
     tasks_dir: Text | None = None
     tasks: Annotated[list[EvaluationTask], Field(max_length=1000)] = []
-    checkpoint: Literal["last"] = "last"
+    checkpoint: Annotated[Any, AfterValidator(_checkpoint)] = "last"
     model_format: Literal["hf", "adapter"] = "hf"
+    base_model: Text | None = None
+    merge_adapters: bool | None = None
     dtype: Dtype | None = None
     baseline: bool = False
     generate: dict[str, Any] = {}
     limit: Annotated[int, Field(ge=1)] | None = None
-    backend: Literal["hf"] = "hf"
+    backend: Literal["hf", "vllm"] = "hf"
+    group_by_base: bool = False
     objective: Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*/[^/]+/[^/]+$")] | None = None
+
+    @property
+    def merges(self) -> bool:
+        """Whether adapters are merged into a model before it is evaluated; a group switches them on one that is loaded."""
+        return not self.group_by_base if self.merge_adapters is None else self.merge_adapters
 
 
 class Output(_Section):
@@ -152,6 +167,8 @@ def _problem(source: YamlSource, fault: Any) -> Problem:
     if kind == "literal_error":
         supported = context["expected"].replace("'", "")
         return source.problem(path, f"unsupported {name} {fault['input']!r}", f"supported: {supported}")
+    if kind == "checkpoint":
+        return source.problem(path, f"unsupported checkpoint {fault['input']!r}", CHECKPOINTS)
     if kind == "string_pattern_mismatch" and name == "objective":
         return source.problem(path, f"expected TASK/SCORER/METRIC, got {fault['input']!r}", OBJECTIVE_HINT)
     if kind == "string_pattern_mismatch":
@@ -165,8 +182,6 @@ def _problem(source: YamlSource, fault: Any) -> Problem:
 
 def _unknown_key(source: YamlSource, path: KeyPath) -> Problem:
     name = str(path[-1])
-    if name in NOT_YET.get(str(path[0]), ()):
-        return source.problem(path, f"'{name}' is not supported by this version", "remove it")
     section: Any = Specification
     for part in path[:-1]:
         if isinstance(part, str):

@@ -15,6 +15,18 @@ from cruijff_kit.paths import Layout
 from cruijff_kit.slurm_output import ranges
 from cruijff_kit.sweep import Run
 
+GROUP = """\
+#!/bin/bash
+# Evaluation of {name}: all runs, one after the other.
+#
+#     sbatch scripts/eval_sweep.sh
+#
+#SBATCH --job-name={name}-eval
+{directives}set -eo pipefail
+export PATH={bin}:"$PATH"
+{setup}exec python {script}
+"""
+
 SCRIPT = """\
 #!/bin/bash
 # {what} of {name}, a run a task.
@@ -32,19 +44,24 @@ export PATH={bin}:"$PATH"
 
 def render(experiment: Experiment, runs: list[Run], stage: str, resources: Mapping[str, Any]) -> str:
     """The script that runs one stage of all `runs`; `resources` is the stage of a cluster profile, every key of it."""
+    common = {
+        "name": experiment.name,
+        "directives": "".join(f"#SBATCH {shlex.quote(option)}\n" for option in cluster_profile.sbatch_options(resources)),
+        "bin": shlex.quote(str(Path(sys.executable).parent)),
+        "setup": "".join(f"{line}\n" for line in setup_lines(resources)),
+    }
+    if stage == "eval" and experiment.spec.evaluation.group_by_base:
+        return GROUP.format(script=shlex.quote(str(Layout.of(experiment).eval_group)), **common)
     numbers = [run.id.removeprefix("run_") for run in runs]
     limit = resources["array_parallelism"]
     return SCRIPT.format(
         what={"train": "Training", "eval": "Evaluation"}[stage],
-        name=experiment.name,
         stage=stage,
         array=ranges(map(int, numbers)) + (f"%{limit}" if limit else ""),
-        directives="".join(f"#SBATCH {shlex.quote(option)}\n" for option in cluster_profile.sbatch_options(resources)),
-        bin=shlex.quote(str(Path(sys.executable).parent)),
-        setup="".join(f"{line}\n" for line in setup_lines(resources)),
         width=len(numbers[0]),
         odd=_odd_widths(numbers),
         command=_evaluation(experiment) if stage == "eval" else _training(experiment, runs, resources),
+        **common,
     )
 
 

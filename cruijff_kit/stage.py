@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import checkpoint, distributed, evaluation_results, frozen, inputs, ownership, paths, provenance, records, stage_command
+from cruijff_kit.evaluate_group import RECORDED
 from cruijff_kit.records import Record
 from cruijff_kit.torchtune_catalog import read_config
 from cruijff_kit.train import Training, earlier_epochs, move_aside, train
@@ -33,6 +35,9 @@ def run(config: DictConfig, stage: str) -> float | None:
             stage_command.run(training.command, folder)
         return None
     with ownership.owned(paths.held(folder, stage, config.run)) as owner:
+        if "runs" in config:
+            _evaluate_group(config, owner)
+            return None
         if stage == "train":
             _train(config, owner)
             return None
@@ -40,7 +45,7 @@ def run(config: DictConfig, stage: str) -> float | None:
         with _recorded(config, stage, Path(config.scores), asked=list(config.commands.eval[2:])):
             print(f"{config.run} {stage}: {shlex.join(config.commands[stage])}", flush=True)
             stage_command.run(list(config.commands[stage]), folder, owner.environment, owner.check)
-    return evaluation_results.objective(Path(config.scores), config.evaluation.objective) if config.evaluation.objective else None
+    return evaluation_results.objective(Path(config.scores, config.last), config.evaluation.objective) if config.evaluation.objective else None
 
 
 def _train(config: DictConfig, owner: ownership.Ownership) -> None:
@@ -53,10 +58,23 @@ def _train(config: DictConfig, owner: ownership.Ownership) -> None:
         return
 
     def seal(record: Record) -> Record:
-        return replace(record, weights=checkpoint.seal(training.model, training.results))
+        return replace(record, weights=checkpoint.seal(training.model, training.results, training.adapter))
 
     with _recorded(config, "train", training.results, seal, epochs=read_config(training.train_config)["epochs"]):
         train(training, owner, earlier)
+
+
+def _evaluate_group(config: DictConfig, owner: ownership.Ownership) -> None:
+    """Evaluates several runs in one process, which holds each in its turn and keeps its record."""
+    folder, command = Path(config.experiment_dir), list(config.commands.eval)
+    for scores in config.runs.scores:
+        _set_aside(config, Path(scores), Path(scores))
+    recorded, name = Path(config.inputs.recorded), config.inputs.eval
+    inputs.check(recorded, name)
+    known = {"log": _log(), "git": config.git and dict(config.git), "anew": config.anew, "asked": list(config.runs.words)}
+    known |= {"recorded": str(recorded), "inputs": name}
+    print(f"{config.run} eval: {shlex.join(command)}", flush=True)
+    stage_command.run(command, folder, {**owner.environment, RECORDED: json.dumps(known)}, owner.check)
 
 
 def _training(config: DictConfig) -> Training:

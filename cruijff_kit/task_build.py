@@ -1,6 +1,6 @@
 """A process that builds one evaluation task, as the evaluation script would, and writes what it is to a file.
 
-    python -m cruijff_kit.task_build SCRIPT INDEX RESULT LIMIT_S
+    python -m cruijff_kit.task_build SCRIPT INDEX RESULT
 
 The script is one of `generate`'s: it is read, not run. What the task's code prints goes to this process's
 output, which nobody reads; the result goes to the file RESULT, whole or not at all.
@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import atomic, offline
+from cruijff_kit import atomic, offline, side_process
 from cruijff_kit.evaluate import load_task
 from cruijff_kit.evaluation_request import Request
 from cruijff_kit.visible_text import said
@@ -26,8 +25,8 @@ from cruijff_kit.visible_text import said
 PROMPT_LENGTH = 500
 
 
-def main(script: str, index: str, result: str, limit_s: str) -> None:
-    signal.alarm(int(limit_s))  # where the process that waits for this one is gone, nothing else would end it
+def main(script: str, index: str, result: str) -> None:
+    side_process.end_with_parent()
     request = Request.in_script(Path(script))
     task = request.tasks[int(index)]
     try:

@@ -9,12 +9,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib.util
-import json
-import os
 import queue
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
@@ -23,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import inspect_eval, offline
 from cruijff_kit.errors import Problem
-from cruijff_kit.stage_command import last_line
+from cruijff_kit.side_process import NoAnswer, SideProcess
 
 if TYPE_CHECKING:
     from cruijff_kit.plan import Plan
@@ -66,7 +62,7 @@ class TaskCheck:
         evaluation = made.experiment.spec.evaluation
         self._tasks = evaluation.tasks if evaluation.enabled and _has_inspect() else []
         self._outcomes: dict[int, dict[str, Any] | Exception] = {}
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[SideProcess] = set()
         self._lock, self._closed = threading.Lock(), False
         self._folder = tempfile.TemporaryDirectory(prefix="cruijff-kit-tasks-")
         self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -109,7 +105,7 @@ class TaskCheck:
         with self._lock:
             self._closed = True
             for process in self._running:
-                _kill(process)
+                process.end()
         for worker in self._workers:
             worker.join()
         self._folder.cleanup()
@@ -130,32 +126,20 @@ class TaskCheck:
 
     def _build(self, index: int) -> dict[str, Any]:
         """What the process says of the task, or how it ended without a word."""
-        result, output = Path(self._folder.name, f"{index}.json"), Path(self._folder.name, f"{index}.log")
-        with output.open("wb") as file, self._lock:
+        with self._lock:
             if self._closed:
                 return {}
-            process = subprocess.Popen(
-                # -P: what lies where this was started must not be imported in place of a library
-                [sys.executable, "-P", "-m", "cruijff_kit.task_build", *map(str, (self._script, index, result, int(self._limit_s) + 60))],
-                env={"HF_HUB_OFFLINE": "1", **os.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=file,
-                start_new_session=True,  # so that what it starts can be ended with it
-            )
+            process = SideProcess("cruijff_kit.task_build", self._script, index)
             self._running.add(process)
         try:
-            process.wait(self._limit_s)
+            return process.answer(self._limit_s)
         except subprocess.TimeoutExpired:
             return {"failure": f"it was not built after {self._limit_s:g} s, and was ended", "fix": "does it wait for a network, or for another process?"}
+        except NoAnswer as error:
+            return {"failure": str(error)}
         finally:
             with self._lock:
                 self._running.remove(process)
-                _kill(process)
-        if result.exists():
-            return json.loads(result.read_text(encoding="utf-8"))
-        said = last_line(output.read_bytes()[-8000:].decode(errors="replace"))
-        return {"failure": f"its process ended with exit code {process.returncode}: {said}"}
 
     def _problem(self, index: int, name: str, outcome: dict[str, Any]) -> Problem | None:
         problem, path = self._made.experiment.source.problem, ("evaluation", "tasks", index)
@@ -176,11 +160,3 @@ class TaskCheck:
 
 def _has_inspect() -> bool:
     return importlib.util.find_spec("inspect_ai") is not None
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it started, if it has not ended itself."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -29,6 +29,7 @@ class Training:
     Args:
         model: folder of the checkpoint that it ends with.
         results: its output_dir.
+        adapter: it saves its adapter alone.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Training:
     results: Path
     model: Path
     folder: Path
+    adapter: bool = False
 
     @classmethod
     def of(cls, run: str, command: Sequence[str], train_config: Path, values: Mapping[str, Any], folder: Path) -> Training:
@@ -48,7 +50,8 @@ class Training:
         checkpoints = output_dir_of(values, "checkpointer.output_dir")
         if checkpoints is None:
             raise CruijffKitError(f"{train_config} names no checkpointer.output_dir")
-        return cls(run, command, train_config, Path(unescape(values["output_dir"])), checkpoints / f"epoch_{values['epochs'] - 1}", folder)
+        model = checkpoints / f"epoch_{values['epochs'] - 1}"
+        return cls(run, command, train_config, Path(unescape(values["output_dir"])), model, folder, checkpoint.saves_adapter_alone(values))
 
     @property
     def checkpoints(self) -> Path:
@@ -62,13 +65,13 @@ class Training:
 
     def fault(self) -> str | None:
         """Why this training is not finished, or None."""
-        fault = checkpoint.fault(self.model)
+        fault = checkpoint.fault(self.model, self.adapter)
         if fault is not None:
             return fault
         difference = checkpoint.differences(self.train_config, self.results, self.folder)
         if difference:
             return difference if isinstance(difference, str) else f"trained with another {', '.join(difference)}"
-        return checkpoint.older_than_config(self.model, self.results)
+        return checkpoint.older_than_config(self.model, self.results, self.adapter)
 
     def state(self) -> resume.State | None:
         """What an interrupted training of this very config and model left to go on from."""
@@ -82,7 +85,7 @@ class Training:
 def earlier_epochs(training: Training, owner: ownership.Ownership, kept: Collection[int] | None) -> epochs.EarlierEpochs:
     """What removes the epochs that are not kept, once nothing needs them; `kept` None for all."""
     _, can_resume = _resumable(training.command)
-    return epochs.EarlierEpochs(training.checkpoints, kept, can_resume, owner.check)
+    return epochs.EarlierEpochs(training.checkpoints, kept, can_resume, owner.check, training.adapter)
 
 
 def train(training: Training, owner: ownership.Ownership, earlier: epochs.EarlierEpochs) -> None:

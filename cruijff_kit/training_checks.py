@@ -43,7 +43,7 @@ def places(experiment: Experiment) -> dict[str, KeyPath]:
 def place_of(experiment: Experiment, name: str) -> KeyPath:
     """The place in experiment.yaml of a parameter or a torchtune key: where it, or what lies about it, is set last."""
     framework, key = experiment.spec.framework_config, torchtune_key(name)
-    if name == "model_format":
+    if name in ("model_format", "checkpoint", "base_model"):
         return ("evaluation", name)
     if name == "model_dir":
         return ("framework_config", name if framework.model_dir is not None else "base_config")
@@ -211,6 +211,8 @@ def config_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator
         yield from _evaluable_faults(config)
         yield from _output_faults(config)
         yield from _format_faults(experiment.spec.evaluation.model_format, config)
+        yield from _epoch_faults(experiment.spec.evaluation.checkpoint, config)
+        yield from _base_faults(experiment, config)
     if find(config, "dataset.packed") and find(config, "tokenizer.max_seq_len") is None:
         yield Fault("packed", "packed needs max_seq_len, the length to pack to", "add under controls:\n  max_seq_len: 2048", reads=("tokenizer.max_seq_len",))
 
@@ -229,8 +231,32 @@ def _format_faults(model_format: str, config: Mapping[str, Any]) -> Iterator[Fau
         yield Fault("model_format", "model_format adapter evaluates a LoRA adapter, and this config trains none", "model_format: hf", reads=("model",))
     elif model_type in NO_PEFT_ADAPTER:
         yield Fault("model_format", f"torchtune exports no PEFT adapter of a {model_type} model", "model_format: hf", reads=("checkpointer.model_type",))
-    else:
-        yield Fault("model_format", "model_format adapter is not supported by this version", "model_format: hf")
+
+
+def _epoch_faults(wanted: str | list[int], config: Mapping[str, Any]) -> Iterator[Fault]:
+    """The epochs that are to be evaluated must be trained."""
+    epochs = config.get("epochs")
+    missing = [epoch for epoch in wanted if epoch >= epochs] if isinstance(wanted, list) and isinstance(epochs, int) else []
+    if missing:
+        what = f"there is no epoch {', '.join(map(str, missing))} of a training of {epochs}: the last is {epochs - 1}"
+        yield Fault("checkpoint", what, reads=("epochs",))
+
+
+def _base_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:
+    """An adapter must be evaluated on the model that it was trained on."""
+    evaluation = experiment.spec.evaluation
+    if evaluation.model_format != "adapter":
+        return
+    if evaluation.base_model is not None:
+        folder = experiment.path(evaluation.base_model)
+        if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+            yield Fault("base_model", f"{folder} is no Hugging Face model: config.json or model*.safetensors is missing", "leave it out: it is the model that is trained")
+    component = str(find(config, "model._component_"))
+    if find(config, "model.use_dora"):
+        yield Fault("model_format", "torchtune does not tell peft that an adapter is DoRA", "model_format: hf", reads=("model.use_dora",))
+    elif "qlora" in component or find(config, "model.quantize_base"):
+        what = "the adapter is trained on a base model in 4 bits, and evaluated on the one in full precision"
+        yield Fault("model_format", what, "model_format: hf evaluates what was trained", "warning", reads=("model",))
 
 
 def _output_faults(config: Mapping[str, Any]) -> Iterator[Fault]:

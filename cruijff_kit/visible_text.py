@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from cruijff_kit.errors import printable
 
 
@@ -26,3 +28,9 @@ def said(error: BaseException) -> str:
     first, *others = str(error).strip().splitlines() or [""]
     first = " ".join([first.strip(), *others[:1]]) if first.rstrip().endswith(":") else first
     return one_line(f"{type(error).__name__}: {first}" if first else type(error).__name__, 400)
+
+
+def rest(error: BaseException) -> str | None:
+    """What the exception says beyond its first line."""
+    lines = textwrap.dedent("\n".join(str(error).strip().splitlines()[1:6])).splitlines()
+    return "\n".join(one_line(line, 200) for line in lines) or None

@@ -69,6 +69,9 @@ def test_the_smallest_experiment_has_the_defaults_of_all_the_rest(tmp_path):
             "generate": {},
             "limit": None,
             "backend": "hf",
+            "base_model": None,
+            "merge_adapters": None,
+            "group_by_base": False,
             "objective": None,
         },
         "output": {"configs_dir": "configs/", "results_dir": "results/", "eval_results_dir": "eval_results/", "keep_checkpoints": "all"},
@@ -221,9 +224,6 @@ def test_a_name_that_is_no_safe_path_is_refused(tmp_path, name):
         "output:\n  keep_checkpoints: lst\n": (
             "experiment.yaml:7  output.keep_checkpoints\n  unsupported keep_checkpoints 'lst'\n  supported: all or last"
         ),
-        "evaluation:\n  merge_adapters: true\n": (
-            "experiment.yaml:7  evaluation.merge_adapters\n  'merge_adapters' is not supported by this version\n  remove it"
-        ),
     }.items(),
 )
 def test_a_fault_of_the_sections_that_may_be_there(tmp_path, section, expected):
@@ -273,9 +273,9 @@ def test_a_fault_of_the_evaluation(tmp_path, old, new, expected):
 @pytest.mark.parametrize(
     ("line", "expected"),
     {
-        "checkpoint: best": "evaluation.checkpoint\n  unsupported checkpoint 'best'\n  supported: last",
+        "checkpoint: best": "evaluation.checkpoint\n  unsupported checkpoint 'best'\n  supported: last, all, or a list of epochs, which are counted from 0",
         "model_format: gguf": "evaluation.model_format\n  unsupported model_format 'gguf'\n  supported: hf or adapter",
-        "backend: tgi": "evaluation.backend\n  unsupported backend 'tgi'\n  supported: hf",
+        "backend: tgi": "evaluation.backend\n  unsupported backend 'tgi'\n  supported: hf or vllm",
         "dtype: int8": "evaluation.dtype\n  unsupported dtype 'int8'\n  supported: fp32, bf16 or fp16",
         "limit: 0": "evaluation.limit\n  expected greater than or equal to 1, got 0",
         "limit: '5'": "evaluation.limit\n  expected a integer, got '5'",
@@ -283,7 +283,12 @@ def test_a_fault_of_the_evaluation(tmp_path, old, new, expected):
         "baseline: 1": "evaluation.baseline\n  expected a boolean, got 1",
         "generate: [1]": "evaluation.generate\n  expected a dictionary, got [1]",
         "objective: accuracy": "evaluation.objective\n  expected TASK/SCORER/METRIC, got 'accuracy'\n  for instance domain_qa/match/accuracy: the names of results.json",
-        "merge_adapters: true": "evaluation.merge_adapters\n  'merge_adapters' is not supported by this version\n  remove it",
+        "merge_adapters: true": "evaluation.merge_adapters\n  'merge_adapters' is for model_format: adapter\n  model_format: adapter, or remove it",
+        "group_by_base: true": "evaluation.group_by_base\n  'group_by_base' is for model_format: adapter\n  model_format: adapter, or remove it",
+        **{
+            f"checkpoint: {value}": f"evaluation.checkpoint\n  unsupported checkpoint {shown}\n  supported: last, all, or a list of epochs, which are counted from 0"
+            for value, shown in {"first": "'first'", "2": "2", "[]": "[]", "[0, 0]": "[0, 0]", "[-1]": "[-1]", "[true]": "[True]", "['0']": "['0']"}.items()
+        },
     }.items(),
 )
 def test_a_setting_of_the_evaluation_that_is_none(tmp_path, line, expected):
@@ -368,7 +373,7 @@ experiment.yaml:6  variables.lora_rank
   expected a list, got 8
 experiment.yaml:8  evaluation.backend
   unsupported backend 'tgi'
-  supported: hf
+  supported: hf or vllm
 experiment.yaml:9  evaluation.taks
   unknown key 'taks'
   did you mean 'tasks'?"""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cruijff_kit import prompt_check, prompt_parity
-from cruijff_kit.evaluate import tokenizer_call_args
+from cruijff_kit.evaluated_model import tokenizer_call_args
 from cruijff_kit.prompt_check import PromptReport
 from cruijff_kit.training_checks import Fault
 from tests.test_chat_tokenizer import sent_by_inspect
@@ -283,6 +284,47 @@ def test_a_model_without_a_chat_template_is_sent_its_roles(config, components, p
         "evaluate a chat model, add a chat_template.jinja there and train with cruijff_kit.chat_tokenizer.ChatTemplateTokenizer,",
         "or give the tokenizer a prompt_template that writes the same",
     ]
+
+
+def test_each_of_several_datasets_is_compared(config, components, tmp_path):
+    """One whose rows the template writes otherwise stands behind one that is fine, one of plain text, and one without answers."""
+    model = make_tiny_llama(tmp_path / "model", CHATML.replace("message['content']", "message['content'] | trim"))
+    config["checkpointer"]["checkpoint_dir"] = str(model)
+    config["tokenizer"] = qwen_tokenizer(model)
+    text = {"_component_": "torchtune.datasets.text_completion_dataset", "source": "json", "column": "input", "add_eos": True}
+    padded = write_rows(tmp_path / "padded.jsonl", [{"input": "apple", "output": "Apple"}, {"input": " apple", "output": "Apple"}])
+    datasets = [
+        config["dataset"],
+        {**text, "data_files": config["dataset"]["data_files"]},
+        custom(config, components, ["masked"])["dataset"],
+        {**config["dataset"], "data_files": str(padded)},
+    ]
+    found = prompt_check.compare({**config, "dataset": datasets}, model)
+    skipped = "the prompts of training and evaluation were not compared: "
+    assert [(fault.level, re.sub(r"\(\d+ in training, \d+ in the evaluation\)", "(…)", fault.what)) for fault in found] == [
+        ("note", f"dataset[1]: {skipped}the dataset trains on plain text, and not on messages"),
+        ("note", f"dataset[2]: {skipped}none of the first rows has an answer that is trained on"),
+        (
+            "warning",
+            "dataset[3]: training and evaluation make different prompts of the same messages: "
+            "they part at token 4 (…); so do 1 of the first 2 rows",
+        ),
+    ]
+
+
+def test_a_tokenizer_that_is_not_the_evaluated_models_is_named(config, tiny_model, plain_model, tmp_path):
+    (other := tmp_path / "other").mkdir()
+    for path in tiny_model.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "chat_template.jinja").write_text(CHATML)
+
+    def last_line() -> str:
+        (fault,) = prompt_check.compare(config, other)
+        return (fault.fix or "").splitlines()[-1]
+
+    assert last_line() == f"{tiny_model} and the evaluated model have not the same tokenizer and chat template: one was changed since the training"
+    config["checkpointer"]["checkpoint_dir"] = str(other)
+    assert last_line() == f"tokenizer.path and checkpointer.checkpoint_dir should be one model's: {tiny_model}, {other}"
 
 
 def test_the_models_folder_stands_for_a_link_that_is_not_there_yet(config, tiny_model):

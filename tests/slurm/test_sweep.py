@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ SLURM = "hydra/launcher=staged_slurm"
 class Sweep:
     """A generated experiment over the tiny model, on one Slurm, or none."""
 
-    def __init__(self, folder: Path, slurm: PrivateSlurm | None, spec: dict) -> None:
+    def __init__(self, folder: Path, slurm: PrivateSlurm | None, spec: dict, prepare: Callable[[Path], None] = lambda folder: None) -> None:
         self.folder, self.slurm = folder, slurm
         write_experiment(folder, spec["framework_config"]["model_dir"], spec)
+        prepare(folder)
         done = self.command("generate", folder)
         assert done.returncode == 0, done.stderr
 

@@ -1,0 +1,168 @@
+"""The model that a request asks for, as Inspect takes it: whole, merged for the occasion, or a base model with an adapter on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cruijff_kit import checkpoint
+from cruijff_kit.disk_space import free_bytes, human
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.evaluation_request import TORCH_DTYPES, Request
+from cruijff_kit.paths import HIDDEN
+
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def generation(request: Request) -> dict[str, Any]:
+    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone."""
+    return {key: value for key, value in request.generate.items() if key != "temperature" or value}
+
+
+class Models:
+    """Loads the model of one request after the other, and only one at a time; adapters on one base model share it.
+
+    The working directory is the experiment's folder: what Inspect goes on with has the same paths, relative to it.
+    """
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._base: tuple[Any, ...] | None = None  # what tells the base model that is loaded from others
+        self._merged: Path | None = None
+
+    def __enter__(self) -> Models:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _leave)  # else it would leave merged weights behind
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def load(self, request: Request) -> Any:
+        """An Inspect Model; the one before is of no more use.
+
+        Raises:
+            CruijffKitError: there is no room for merged weights, or the adapter does not fit the base model.
+        """
+        base = self._base_of(request)
+        if base is None or base != self._base:
+            self.close()
+        shutil.rmtree(_merged_folder(request), ignore_errors=True)  # what an evaluation that was killed left
+        if request.is_adapter and request.merge_adapters:
+            self._merged = _merged_folder(request)
+            merge(request, self._merged)
+            self._model = _model(request, "hf", self._merged)
+        elif request.is_adapter:
+            self._model = self._on_base(request)
+            self._base = base
+        else:
+            self._model = _model(request, "hf", _view(request, request.model, request.model.name if request.train_config else "model"))
+        return self._model
+
+    def close(self) -> None:
+        """Lets go of the model, and removes merged weights."""
+        if self._model is not None:
+            self._model.api.close()
+        self._model = self._base = None
+        if self._merged is not None:
+            shutil.rmtree(self._merged, ignore_errors=True)
+            self._merged = None
+
+    def _base_of(self, request: Request) -> tuple[Any, ...] | None:
+        if not request.is_adapter or request.merge_adapters:
+            return None
+        return request.base_model, request.dtype, request.device, json.dumps(generation(request), sort_keys=True)
+
+    def _on_base(self, request: Request) -> Any:
+        """The adapter on its base model: on that of the request before, if it is the same."""
+        from inspect_ai.model import GenerateConfig, Model
+
+        import cruijff_kit.inspect_providers  # noqa: F401  makes the name known, also where we are not installed as a package
+
+        assert request.base_model is not None
+        view, adapter = _view(request, request.base_model, "base"), request.shown(request.model)
+        if self._model is None:
+            return _model(request, "hf_adapter", view, adapter_path=adapter)
+        self._model.api.switch(request.name, adapter)
+        return Model(self._model.api, GenerateConfig(**generation(request)), _arguments(request, view, adapter_path=adapter))
+
+
+def _leave(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)
+
+
+def _model(request: Request, provider: str, folder: Path, **more: Any) -> Any:
+    from inspect_ai.model import GenerateConfig, get_model
+
+    config = GenerateConfig(**generation(request))
+    # not memoized: Inspect would keep every model that was ever loaded
+    return get_model(f"{provider}/{request.name}", config=config, memoize=False, **_arguments(request, folder, **more))
+
+
+def _arguments(request: Request, folder: Path, **more: Any) -> dict[str, Any]:
+    """Of Inspect's hf provider; it samples unless it is told otherwise."""
+    return {
+        "model_path": str(folder),
+        "device": request.device,
+        "dtype": TORCH_DTYPES[request.dtype],
+        "do_sample": bool(generation(request).get("temperature")),
+        "tokenizer_call_args": tokenizer_call_args(folder),
+        **more,
+    }
+
+
+def _view(request: Request, folder: Path, name: str) -> Path:
+    """A folder that shows the model without adapters, which transformers would load on top of it."""
+    view = Path(HIDDEN, "models", request.run, name)
+    checkpoint.without_adapter(folder, view)
+    return view
+
+
+def _merged_folder(request: Request) -> Path:
+    return Path(HIDDEN, "merged", request.run, request.model.name)
+
+
+def merge(request: Request, folder: Path) -> None:
+    """Writes the base model with the adapter merged into it to `folder`, in the dtype of the evaluation.
+
+    Raises:
+        CruijffKitError: there is no room for it, or the adapter does not fit the base model.
+    """
+    from cruijff_kit.lora import merged
+
+    assert request.base_model is not None
+    needed, free = _bytes(request.base_model, request.dtype), free_bytes(folder.absolute())
+    if needed > free:
+        raise CruijffKitError(
+            f"the merged model of {request.name} takes {human(needed)}, and {human(free)} are free in {request.shown(folder.absolute().parent)}\n"
+            "  make room, or evaluate the adapter on its base model: merge_adapters: false"
+        )
+    base = _view(request, request.base_model, "base")
+    folder.mkdir(parents=True)
+    merged(base, request.model, TORCH_DTYPES[request.dtype]).save_pretrained(folder)
+    for path in checkpoint.model_files(base):  # the tokenizer, and whatever else stands beside the weights
+        if path.suffix != ".safetensors" and not path.name.endswith(".index.json") and not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+
+
+def _bytes(model: Path, dtype: str) -> int:
+    """What the weights of `model` take in this dtype, by their headers."""
+    tensors = (tensor for name in checkpoint.shards(model) for tensor in checkpoint.header(model / name)[0].values())
+    return sum(math.prod(tensor["shape"]) for tensor in tensors) * ELEMENT_BYTES[dtype]
+
+
+def tokenizer_call_args(folder: Path) -> dict[str, Any]:
+    """How the tokenizer is called: a chat template writes its own first token, and the tokenizer would add a second."""
+    return {"add_special_tokens": False} if has_chat_template(folder) else {}
+
+
+def has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
