@@ -42,7 +42,7 @@ def evaluate(**arguments: Any) -> None:
 def _evaluate(request: Request) -> int:
     check_inspect()
     trained_with = check_model(request)
-    with Models() as models:
+    with Models([each.model for each in request.each() if each.is_adapter]) as models:
         return 1 if evaluate_run(request, trained_with, models) else 0
 
 
@@ -69,7 +69,7 @@ def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Mode
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
     with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)), contextlib.chdir(request.folder):
         # a task that cannot be built is found before the model is loaded
-        tasks = [Built.of(task, request.limit) for task in request.tasks]
+        tasks = [Built.of(request, task) for task in request.tasks]
         failed = [name for each in request.each() for name in _evaluate_checkpoint(each, tasks, Weights.of(each, trained_with), models)]
     if failed:
         print(f"ended in error: {', '.join(failed)}", file=sys.stderr)
@@ -85,15 +85,15 @@ class Built:
     samples: str
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any], limit: int | None) -> Built:
+    def of(cls, request: Request, entry: Mapping[str, Any]) -> Built:
         """Builds it.
 
         Raises:
             CruijffKitError: it cannot be built.
         """
-        task = _named_failure(f"task '{entry['name']}' cannot be built", load_task, entry)
+        task = _named_failure(f"task '{entry['name']}' cannot be built", load_task, entry, offline.how_to_fetch(request.folder))
         samples = [sample.model_dump_json() for sample in task.dataset]  # before Inspect numbers those that have no id
-        if limit is None and task.dataset.shuffled:
+        if request.limit is None and task.dataset.shuffled:
             samples.sort()  # anew each time, and all are evaluated; eval_set, which knows samples by their place, takes none over from before
         return cls(entry, task, hashlib.sha256(json.dumps(samples).encode()).hexdigest())
 
@@ -134,15 +134,20 @@ def _load(request: Request, models: Models) -> tuple[Any, Parity]:
     return model, parity
 
 
-def _named_failure(what: str, function: Callable[[Any], Any], argument: Any) -> Any:
-    """function(argument), where an exception from the user's code or files is the user's, with its traceback above."""
+def _named_failure(what: str, function: Callable[[Any], Any], argument: Any, fetch: str = "") -> Any:
+    """function(argument), where an exception from the user's code or files is the user's, with its traceback above.
+
+    Args:
+        fetch: said of what is not on this machine, and was not fetched.
+    """
     try:
         return function(argument)
     except CruijffKitError as error:
         raise CruijffKitError(f"{what}: {error}") from error
     except Exception as error:
         traceback.print_exc()
-        raise CruijffKitError(f"{what}: {type(error).__name__}: {error}") from error
+        fix = f"\n  {fetch}" if fetch and offline.is_missing(error) else ""
+        raise CruijffKitError(f"{what}: {type(error).__name__}: {error}{fix}") from error
 
 
 def load_task(task: Mapping[str, Any]) -> Any:
@@ -158,6 +163,7 @@ def load_task(task: Mapping[str, Any]) -> Any:
     with contextlib.chdir(path.parent):  # so that data/x.jsonl is found beside it
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        offline.fail_at_once()
         built = getattr(module, task["function"])(**task["args"])
     if not isinstance(built, inspect_ai.Task):
         raise TypeError(f"{task['function']}() returned a {type(built).__name__}, and no Task")

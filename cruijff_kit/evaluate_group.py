@@ -37,7 +37,7 @@ def _evaluate(scripts: Sequence[Path], words: Sequence[str]) -> int:
     requests = _chosen([Request.in_script(script) for script in scripts], words)
     check_inspect()
     failed = []
-    with Models() as models:
+    with Models([each.model for request in requests for each in request.each()]) as models:
         for request in sorted(requests, key=lambda request: (str(request.base_model), request.dtype, request.device)):
             try:
                 trained_with = check_model(request)

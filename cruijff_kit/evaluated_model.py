@@ -6,11 +6,12 @@ import json
 import math
 import shutil
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cruijff_kit import checkpoint
+from cruijff_kit import checkpoint, vllm_backend
 from cruijff_kit.disk_space import free_bytes, human
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES, Request
@@ -20,16 +21,19 @@ ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def generation(request: Request) -> dict[str, Any]:
-    """Inspect's generation settings; temperature 0 means greedy, which transformers takes as do_sample alone.
+    """Inspect's generation settings: greedy without a temperature above 0, which transformers takes as do_sample alone.
 
     Who samples and gives no seed gets seed 0: without one, nobody could have the same answers again.
     """
     settings = {key: value for key, value in request.generate.items() if key != "temperature" or value}
-    return {"seed": 0, **settings} if settings.get("temperature") else settings
+    settings = {"seed": 0, **settings} if settings.get("temperature") else settings
+    return vllm_backend.generation(settings, _has_chat_template(request)) if request.backend == "vllm" else settings
 
 
 def provider(request: Request) -> str:
     """The name of the Inspect provider that evaluates the request: see inspect_providers."""
+    if request.backend == "vllm":
+        return "vllm"
     return "hf_adapter" if request.is_adapter and not request.merge_adapters else "hf_seeded"
 
 
@@ -42,12 +46,17 @@ class Models:
     """Loads the model of one request after the other, and only one at a time; adapters on one base model share it.
 
     The working directory is the experiment's folder: what Inspect goes on with has the same paths, relative to it.
+
+    Args:
+        adapters: all that will be asked for: a server is started for the largest of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adapters: Sequence[Path] = ()) -> None:
+        self._adapters = adapters
         self._model: Any = None
         self._base: tuple[Any, ...] | None = None  # what tells the base model that is loaded from others
         self._merged: Path | None = None
+        self._close: Callable[[Any], None] = _close
 
     def __enter__(self) -> Models:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -67,21 +76,20 @@ class Models:
         if base is None or base != self._base:
             self.close()
         shutil.rmtree(_merged_folder(request), ignore_errors=True)  # what an evaluation that was killed left
-        if request.is_adapter and request.merge_adapters:
-            self._merged = _merged_folder(request)
-            merge(request, self._merged)
-            self._model = _model(request, self._merged)
-        elif request.is_adapter:
-            self._model = self._on_base(request)
-            self._base = base
+        folder = self._folder(request)
+        if request.backend == "vllm":
+            self._model = self._served(request, folder)
+            self._close = vllm_backend.close
         else:
-            self._model = _model(request, _view(request, request.model, request.model.name if request.train_config else "model"))
+            self._model = _model(request, folder) if base is None else self._on_base(request, folder)
+            self._close = _close
+        self._base = base
         return self._model
 
     def close(self) -> None:
         """Lets go of the model, and removes merged weights."""
         if self._model is not None:
-            self._model.api.close()
+            self._close(self._model)
         self._model = self._base = None
         if self._merged is not None:
             shutil.rmtree(self._merged, ignore_errors=True)
@@ -92,20 +100,44 @@ class Models:
             return None
         return request.base_model, request.dtype, request.device, json.dumps(generation(request), sort_keys=True)
 
-    def _on_base(self, request: Request) -> Any:
+    def _folder(self, request: Request) -> Path:
+        """The folder of the whole model: merged now, or the base model of the adapter."""
+        if request.base_model is None:
+            return _view(request, request.model, request.model.name if request.train_config else "model")
+        if not request.merge_adapters:
+            return _view(request, request.base_model, "base")
+        self._merged = _merged_folder(request)
+        merge(request, self._merged)
+        return self._merged
+
+    def _on_base(self, request: Request, view: Path) -> Any:
         """The adapter on its base model: on that of the request before, if it is the same."""
         from inspect_ai.model import GenerateConfig, Model
 
-        assert request.base_model is not None
-        view, adapter = _view(request, request.base_model, "base"), request.shown(request.model)
+        adapter = request.shown(request.model)
         if self._model is None:
             return _model(request, view, adapter_path=adapter)
         self._model.api.switch(request.name, adapter)
         return Model(self._model.api, GenerateConfig(**generation(request)), _arguments(request, view, adapter_path=adapter))
 
+    def _served(self, request: Request, folder: Path) -> Any:
+        alone = request.is_adapter and not request.merge_adapters
+        return vllm_backend.load(
+            folder,
+            request.model if alone else None,
+            request.dtype,
+            request.generate,
+            has_chat_template=has_chat_template(folder),
+            adapters=self._adapters if alone else (),
+        )
+
 
 def _leave(signum: int, frame: Any) -> None:
     raise SystemExit(128 + signum)
+
+
+def _close(model: Any) -> None:
+    model.api.close()
 
 
 def _model(request: Request, folder: Path, **more: Any) -> Any:
@@ -173,6 +205,10 @@ def _bytes(model: Path, dtype: str) -> int:
 def tokenizer_call_args(folder: Path) -> dict[str, Any]:
     """How the tokenizer is called: a chat template writes its own first token, and the tokenizer would add a second."""
     return {"add_special_tokens": False} if has_chat_template(folder) else {}
+
+
+def _has_chat_template(request: Request) -> bool:
+    return has_chat_template(request.base_model or request.model)
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -89,6 +89,9 @@ def check(experiment: Experiment) -> list[Problem]:
             problems.append(problem(("evaluation", "tasks_dir"), what, f"mkdir -p {shlex.quote(evaluation.tasks_dir)}"))
     for name, what, hint in generate_faults(evaluation.generate):
         problems.append(problem(("evaluation", "generate", name), what, hint))
+    if evaluation.backend == "vllm" and not installed("vllm"):
+        what = "Module 'vllm' not found: evaluations need it where they run"
+        problems.append(problem(("evaluation", "backend"), what, "pip install vllm", "warning"))
     task, names = (evaluation.objective or "").split("/")[0], [task.name for task in evaluation.tasks]
     if evaluation.objective and task not in names:
         problems.append(problem(("evaluation", "objective"), f"there is no task '{task}'", closest(task, names)))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 _VARIABLE = "HF_HUB_OFFLINE"
 
 # What the Hugging Face libraries and their HTTP clients raise where they may not, or cannot, fetch.
 _ERRORS = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout")
+
+# What decides, in Inspect's loaders, whether an error may pass if one waits.
+_RETRIES = {"inspect_ai.dataset._sources.hf": "_should_retry_hf_error", "inspect_evals.utils.huggingface": "should_retry"}
 
 
 def is_offline() -> bool:
@@ -31,3 +36,17 @@ def is_missing(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def fail_at_once() -> None:
+    """Offline, what is missing stays so: Inspect's loaders, where they are imported, say it at once and not after minutes."""
+    if is_offline():
+        for module, name in _RETRIES.items():
+            if module in sys.modules:
+                setattr(sys.modules[module], name, lambda error: False)
+
+
+def how_to_fetch(folder: Path) -> str:
+    """What fetches all that the tasks of the experiment in `folder` are built from: it takes no weights, no GPU and no training."""
+    command = f"{_VARIABLE}=0 cruijff-kit check {shlex.quote(str(folder))} --deep"
+    return f"fetch its data once, on a machine with a network: {command}"

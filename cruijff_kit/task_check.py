@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import importlib.util
 import queue
-import shlex
 import subprocess
 import tempfile
 import threading
@@ -145,15 +144,11 @@ class TaskCheck:
     def _problem(self, index: int, name: str, outcome: dict[str, Any]) -> Problem | None:
         problem, path = self._made.experiment.source.problem, ("evaluation", "tasks", index)
         if "failure" in outcome:
-            fix = f"fetch its data once, on a machine with a network: {self._fetch}" if outcome.get("offline") else None
+            fix = offline.how_to_fetch(self._made.experiment.folder) if outcome.get("offline") else None
             return problem(path, f"task '{name}' cannot be built: {outcome['failure']}", outcome.get("fix", fix))
         if outcome["samples"] == 0:
             return problem(path, f"task '{name}' has no samples: there would be no score", "look at its dataset and arguments")
         return None
-
-    @property
-    def _fetch(self) -> str:
-        return f"HF_HUB_OFFLINE=0 cruijff-kit check {shlex.quote(str(self._made.experiment.folder))} --deep"
 
     def _missing_inspect(self) -> list[Problem]:
         if not self._made.experiment.spec.evaluation.enabled or _has_inspect():

@@ -43,8 +43,8 @@ def places(experiment: Experiment) -> dict[str, KeyPath]:
 def place_of(experiment: Experiment, name: str) -> KeyPath:
     """The place in experiment.yaml of a parameter or a torchtune key: where it, or what lies about it, is set last."""
     framework, key = experiment.spec.framework_config, torchtune_key(name)
-    if name in ("model_format", "checkpoint", "base_model"):
-        return ("evaluation", name)
+    if name in ("model_format", "checkpoint", "base_model", "evaluation.dtype"):
+        return ("evaluation", name.removeprefix("evaluation."))
     if name == "model_dir":
         return ("framework_config", name if framework.model_dir is not None else "base_config")
     override, path = experiment.override, []
@@ -251,6 +251,8 @@ def _base_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[
         folder = experiment.path(evaluation.base_model)
         if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
             yield Fault("base_model", f"{folder} is no Hugging Face model: config.json or model*.safetensors is missing", "leave it out: it is the model that is trained")
+    if evaluation.backend == "vllm" and not evaluation.merges and (evaluation.dtype or config.get("dtype")) == "fp32":
+        yield Fault("evaluation.dtype", "vLLM computes adapters in bf16 or fp16 only", "dtype: bf16 below evaluation, or merge_adapters: true", reads=("dtype",))
     component = str(find(config, "model._component_"))
     if find(config, "model.use_dora"):
         yield Fault("model_format", "torchtune does not tell peft that an adapter is DoRA", "model_format: hf", reads=("model.use_dora",))

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cruijff_kit import evaluation_logs, seeded_sampling
-from cruijff_kit.evaluate import load_task, task_digest
+from cruijff_kit import evaluate, evaluation_logs, seeded_sampling
+from cruijff_kit.evaluate import Built, load_task, task_digest
 from cruijff_kit.evaluation_request import Request
 from cruijff_kit.evaluation_results import Weights
 from cruijff_kit.generate import generate
@@ -142,21 +144,23 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_nobody_killed(sampled:
     assert (config.temperature, config.seed, config.max_tokens) == (1.0, 0, 8)  # as they stand in the log
 
 
-def test_samples_in_another_order_are_another_evaluation_unless_inspect_knows_that_they_are_shuffled(sampled: Path) -> None:
+def test_samples_in_another_order_are_another_evaluation_unless_inspect_knows_that_they_are_shuffled(sampled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """eval_set takes finished samples over by their place: of a log in another order, one would count twice and another never."""
     request = Request.in_script(sampled / "configs/eval_base.py")
-    built = load_task(request.tasks[0])
+    seen = []
 
-    def digest() -> str:
-        return task_digest(request, request.tasks[0], built, Weights("weights", {}, None, {}))
+    def digest(change: Callable[[Any], None]) -> str:
+        task = load_task(request.tasks[0])
+        change(task.dataset)
+        monkeypatch.setattr(evaluate, "load_task", lambda entry: task)
+        seen.append(task)
+        return task_digest(request, Built.of(request, request.tasks[0]), Weights("weights", {}, None, {}))
 
-    before = digest()
-    built.dataset.samples.reverse()
-    assert digest() != before
-    built.dataset.shuffle(1)
-    shuffled = digest()
-    built.dataset.shuffle(2)
-    assert digest() == shuffled
+    before = digest(lambda dataset: None)
+    assert digest(lambda dataset: dataset.samples.reverse()) != before
+    assert digest(lambda dataset: dataset.shuffle(1)) == digest(lambda dataset: dataset.shuffle(2))
+    named = digest(lambda dataset: [setattr(sample, "id", number) for number, sample in enumerate(dataset)])
+    assert digest(lambda dataset: [setattr(sample, "id", -number) for number, sample in enumerate(dataset)]) != named
 
 
 def test_logs_are_written_at_most_two_hundred_times() -> None:
