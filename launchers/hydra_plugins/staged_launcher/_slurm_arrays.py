@@ -75,26 +75,27 @@ def _jobs(*what: Union[Array, int, Place]) -> List[int]:
     return sorted({job_of(each.array if isinstance(each, Place) else each) for each in what})
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The number of tasks that an array may have, and of each earlier array the indices of those that Slurm still has."""
+
+    longest: int
+    live: Mapping[int, Set[int]]
+
+
 def plan_arrays(
-    works: Sequence[Work],
-    keys: Mapping[int, Key],
-    places: Dict[int, Place],
-    resources: Resources,
-    longest: int,
-    live: Mapping[int, Set[int]],
+    works: Sequence[Work], keys: Mapping[int, Key], places: Dict[int, Place], resources: Resources, cluster: Cluster
 ) -> List[Array]:
     """The arrays for all stages that wait, each after those that it needs.
 
     `keys` has an entry for the id of each part. So has `places` for those that an earlier launch has
     sent; it gets one for all others: the same one for parts of the same key, which run once.
-    `longest` is the number of tasks that an array may have. `live` holds the indices of the tasks that
-    Slurm has of each earlier array.
     """
     arrays: List[Array] = []
     for round_ in _rounds(works, keys, places):
         for members in _groups(round_, places, resources):
-            for indexed in _indexed(members, places, longest):
-                arrays += _arrays(indexed, places, resources, len(arrays), live)
+            for indexed in _indexed(members, places, cluster.longest):
+                arrays += _arrays(indexed, places, resources, len(arrays), cluster.live)
     return arrays
 
 
@@ -113,7 +114,7 @@ def _rounds(works: Sequence[Work], keys: Mapping[int, Key], places: Dict[int, Pl
             wanted = {keys[id(part)] for part in _unsent(work, places)}
             follows = any(_unsent(other, places) for other in work.follows)
             (later if follows or wanted & claimed else now).append(work)
-            claimed |= wanted
+            claimed |= set() if follows else wanted
         yield now
         pending = later
 

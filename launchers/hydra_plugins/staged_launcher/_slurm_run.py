@@ -16,7 +16,7 @@ from cruijff_kit.launches import (
 
 from ._accepted import print_accepted
 from ._job import freeze_context
-from ._slurm_arrays import Array, Place, plan_arrays
+from ._slurm_arrays import Array, Cluster, Place, plan_arrays
 from ._slurm_submit import Freezer, check_folder, check_options, processes, send, test_only, write_array, write_script
 from ._stages import Stage
 from ._sweepers import needs_values
@@ -94,7 +94,7 @@ class SlurmRun:
         live: Dict[int, Set[int]] = {}
         for task in queue:
             live.setdefault(task.job, set()).add(task.index)
-        arrays = plan_arrays(self._works, self._keys, places, self._resources, limits.max_array_size, live)
+        arrays = plan_arrays(self._works, self._keys, places, self._resources, Cluster(limits.max_array_size, live))
         launch = self._send(arrays, taken.cancel, places, lock)
         if self._options.wait:
             reopen(earlier, {slot.job for slot in taken.slots.values()})
