@@ -57,17 +57,18 @@ def check_inspect() -> None:
     offline.stay_offline()  # before transformers is imported: every load would ask, for a minute where there is no network
 
 
-def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Models) -> list[str]:
+def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Models, runs: Sequence[str] = ()) -> list[str]:
     """Evaluates every checkpoint of a run with every task; the names of what ended in error, which is said.
 
     Args:
         trained_with: what its weights were trained with instead of its config.
+        runs: all that this process evaluates, where it is not this one alone.
 
     Raises:
         CruijffKitError: the model cannot be loaded, or a task cannot be built.
     """
     # eval_set resumes only what has the same paths, relative to here, wherever the folder lies and this was started
-    with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run)), contextlib.chdir(request.folder):
+    with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run), runs), contextlib.chdir(request.folder):
         # a task that cannot be built is found before the model is loaded
         tasks = [Built.of(request, task) for task in request.tasks]
         failed = [name for each in request.each() for name in _evaluate_checkpoint(each, tasks, Weights.of(each, trained_with), models)]

@@ -36,20 +36,20 @@ def evaluate_group(scripts: Sequence[str]) -> None:
 def _evaluate(scripts: Sequence[Path], words: Sequence[str]) -> int:
     requests = _chosen([Request.in_script(script) for script in scripts], words)
     check_inspect()
-    failed = []
+    failed, left_out, runs = [], [], [request.run for request in requests]
     with Models([each.model for request in requests for each in request.each()]) as models:
         for request in sorted(requests, key=lambda request: (str(request.base_model), request.dtype, request.device)):
             try:
                 trained_with = check_model(request)
             except CruijffKitError as error:
                 print(f"{request.run} is left out: {error}", file=sys.stderr, flush=True)
-                failed.append(request.run)
+                left_out.append(request.run)
                 continue
-            if not _is_evaluated(request, trained_with, models):
+            if not _is_evaluated(request, trained_with, models, runs):
                 failed.append(request.run)
-    if failed:
-        print(f"{len(failed)} of {len(requests)} runs were not evaluated, or not well: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    if failed or left_out:
+        print(f"{len(failed + left_out)} of {len(requests)} runs were not evaluated, or not well: {', '.join(failed + left_out)}", file=sys.stderr)
+    return 1 if failed or left_out and RECORDED not in os.environ else 0  # in a sweep, the training has said that it failed
 
 
 def _chosen(requests: Sequence[Request], words: Sequence[str]) -> list[Request]:
@@ -61,11 +61,11 @@ def _chosen(requests: Sequence[Request], words: Sequence[str]) -> list[Request]:
     return [override(request, settings) for request in requests if not names or request.run in names]
 
 
-def _is_evaluated(request: Request, trained_with: Mapping[str, Any], models: Models) -> bool:
+def _is_evaluated(request: Request, trained_with: Mapping[str, Any], models: Models, runs: Sequence[str]) -> bool:
     """Evaluates a run; whether that ended well. What went wrong is said, and leaves nothing for the next run to stumble on."""
     try:
         with _recorded(request):
-            if failed := evaluate_run(request, trained_with, models):
+            if failed := evaluate_run(request, trained_with, models, runs):
                 raise CruijffKitError(f"ended in error: {', '.join(failed)}")
         return True
     except ownership.TakenOver:

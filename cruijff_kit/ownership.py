@@ -15,9 +15,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cruijff_kit import atomic, workspace
@@ -47,6 +47,7 @@ class Owner:
         ended: it let the folder go.
         began_s: when its process began, in seconds since the epoch: a process id comes again.
         launcher: the process of the command that was typed, on the same host.
+        runs: all that the process does, one after the other, where it is not for one run alone.
     """
 
     job: str | None
@@ -57,16 +58,18 @@ class Owner:
     ended: bool = False
     began_s: float = 0.0
     launcher: int | None = None
+    runs: Sequence[str] = field(default_factory=list)
 
     @classmethod
-    def here(cls) -> Owner:
+    def here(cls, runs: Sequence[str] = ()) -> Owner:
         """This process."""
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
         restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         launcher = os.environ.get(LAUNCHER)
         return cls(
-            job, restart, socket.gethostname(), os.getpid(), uuid.uuid4().hex, began_s=began_s(os.getpid()) or 0.0, launcher=int(launcher) if launcher else None
+            job, restart, socket.gethostname(), os.getpid(), uuid.uuid4().hex, began_s=began_s(os.getpid()) or 0.0,
+            launcher=int(launcher) if launcher else None, runs=list(runs),
         )  # fmt: skip
 
     def succeeds(self, other: Owner) -> bool:
@@ -105,8 +108,8 @@ class TakenOver(CruijffKitError):
 class Ownership:
     """This process's hold on a training's folder."""
 
-    def __init__(self, folder: Path, pace: Pace) -> None:
-        self.path, self.me, self._pace = folder / FILE, Owner.here(), pace
+    def __init__(self, folder: Path, pace: Pace, runs: Sequence[str] = ()) -> None:
+        self.path, self.me, self._pace = folder / FILE, Owner.here(runs), pace
         self._over = threading.Event()
 
     @property
@@ -173,14 +176,17 @@ class Ownership:
 
 
 @contextmanager
-def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
+def owned(folder: Path, pace: Pace = Pace(), runs: Sequence[str] = ()) -> Iterator[Ownership]:
     """Holds `folder` for this process; waits while another lives, unless that is this very job before a restart.
+
+    Args:
+        runs: as in Owner.
 
     Raises:
         CruijffKitError: the folder or its lock cannot be made.
         TakenOver: another copy came before us while we waited.
     """
-    ownership, before = Ownership(folder, pace), read(folder / FILE)
+    ownership, before = Ownership(folder, pace, runs), read(folder / FILE)
     if before is not None and not before.ended and ownership.me.succeeds(before):
         print(f"taking over from {before}", file=sys.stderr, flush=True)
         ownership.write()  # it looks often, ends itself, and frees the lock
@@ -197,13 +203,13 @@ def owned(folder: Path, pace: Pace = Pace()) -> Iterator[Ownership]:
 
 
 @contextmanager
-def owned_or_inherited(folder: Path) -> Iterator[None]:
+def owned_or_inherited(folder: Path, runs: Sequence[str] = ()) -> Iterator[None]:
     """As owned, unless the process that started this one holds the folder for it."""
     inherited = os.environ.get(ENVIRONMENT, "").partition(" ")[2]
     if inherited and os.path.realpath(inherited) == os.path.realpath(folder / FILE):
         yield
         return
-    with owned(folder):
+    with owned(folder, runs=runs):
         yield
 
 

@@ -55,7 +55,7 @@ class Selection:
                 if stage not in left.stages:
                     reasons.setdefault(f"{stage}: {why}", []).append(run.run)
         nothing = self._made and not any(left.stages for _, left in self._made.values())
-        return [*(f"{reason}: {_some(runs)}" for reason, runs in reasons.items()), *(["nothing is left to do"] if nothing else [])]
+        return [*(f"{reason}: {some(runs)}" for reason, runs in reasons.items()), *(["nothing is left to do"] if nothing else [])]
 
     def table(self) -> Any:
         """Every run with what is to be done, and why."""
@@ -107,6 +107,7 @@ def narrowed(words: Sequence[str], left: Left) -> tuple[str, ...]:
     return (*(word for word in words if not word.startswith("tasks=")), f"tasks={json.dumps(list(left.tasks))}")
 
 
-def _some(runs: Sequence[str]) -> str:
+def some(runs: Sequence[str]) -> str:
+    """Their names, or of many the first."""
     return ", ".join(runs[:5]) + (f" and {len(runs) - 5} more" if len(runs) > 5 else "")
 

@@ -34,7 +34,7 @@ def run(config: DictConfig, stage: str) -> float | None:
         if stage == "train" and (training := _training(config)).fault() is not None:
             stage_command.run(training.command, folder)
         return None
-    with ownership.owned(paths.held(folder, stage, config.run)) as owner:
+    with ownership.owned(paths.held(folder, stage, config.get("held", config.run))) as owner:
         if "runs" in config:
             _evaluate_group(config, owner)
             return None

@@ -46,6 +46,7 @@ class Witnesses:
         held: whether a process on this machine is at it.
         here: whether the record was made on this machine.
         slurm: whether Slurm could be asked.
+        shared: whether its task is for other runs too, one after the other.
     """
 
     record: Record | None = None
@@ -57,6 +58,21 @@ class Witnesses:
     held: bool = False
     here: bool = True
     slurm: bool = True
+    shared: bool = False
+
+    @property
+    def awaited(self) -> Task | None:
+        """The task, unless it has done with this run: it is about to end, or goes on with others."""
+        return None if self._is_of_task(records.DONE, *([records.FAILED] if self.shared else [])) else self.task
+
+    @property
+    def has_its_turn(self) -> bool:
+        """Whether the task, where it runs, is at this run, as far as anybody can tell: one that no launch sent may keep no record."""
+        return not self.shared or str(self.task) != str(self.slot) or self._is_of_task(records.RUNNING)
+
+    def _is_of_task(self, *states: str) -> bool:
+        record = self.recorded
+        return record is not None and record.job == str(self.task) and record.state in states
 
     @property
     def recorded(self) -> Record | None:
@@ -72,7 +88,7 @@ class Witnesses:
         recorded = self.recorded
         if recorded is not None and recorded.log:
             return Path(recorded.log)
-        return self.slot.log if self.slot and recorded is None else None
+        return self.slot.log if self.slot and (recorded is None or recorded.job == str(self.slot)) else None
 
 
 @dataclass(frozen=True)
@@ -121,21 +137,22 @@ def judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str
         finished: whether its results are whole and of this run.
         lacks: what they lack, for one whose record says that it is done.
     """
-    found = _judge(seen, finished, lacks)
+    awaited = None if seen.shared and finished() else seen.awaited
+    found = _judge(seen, awaited, finished, lacks)
     record, slot = seen.recorded, seen.slot
     task = seen.task or (slot if record is None or record.job == str(slot) else record.job)
     if found.state == WAITING:
-        task = seen.task  # an older job is over: what waits without one is to be sent
-    known = replace(found, log=seen.log, job=str(task) if task else None, in_slurm=seen.task is not None, key=seen.key if seen.task else None)
+        task = awaited  # an older job is over: what waits without one is to be sent
+    known = replace(found, log=seen.log, job=str(task) if task else None, in_slurm=awaited is not None, key=seen.key if awaited else None)
     if record is None or record.attempt == 0 or known.state in (WAITING, QUEUED):
         return known
     return replace(known, attempt=record.attempt, started_s=record.started_s, ended_s=record.ended_s if known.state != RUNNING else None)
 
 
-def _judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], str]) -> StageState:
+def _judge(seen: Witnesses, awaited: Task | None, finished: Callable[[], bool], lacks: Callable[[], str]) -> StageState:
     record = seen.recorded
-    if seen.task is not None and not (record and record.state == records.DONE and record.job == str(seen.slot)):
-        return _in_queue(seen.task)
+    if awaited is not None:
+        return _in_queue(awaited, seen)
     if seen.held:
         return StageState(RUNNING)
     if finished():
@@ -147,13 +164,15 @@ def _judge(seen: Witnesses, finished: Callable[[], bool], lacks: Callable[[], st
     return _over(seen)
 
 
-def _in_queue(task: Task) -> StageState:
+def _in_queue(task: Task, seen: Witnesses) -> StageState:
     if task.state == "PENDING" and task.reason == NEVER:
         return StageState(WAITING, "its training has failed: Slurm keeps it waiting for ever", STUCK)
     if task.state == "PENDING" and task.reason == "Dependency":
-        return StageState(WAITING, "for its training")
+        return StageState(WAITING, "for the trainings of all that it is evaluated with" if seen.shared else "for its training")
     if task.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"):
         return StageState(QUEUED, task.reason if task.reason not in ("None", "Priority", "Resources") else "")
+    if not seen.has_its_turn:
+        return StageState(QUEUED, "its job has not come to it yet")
     if task.state in ("SUSPENDED", "STOPPED"):
         return StageState(RUNNING, task.state.lower())
     return StageState(RUNNING)
@@ -170,6 +189,8 @@ def _over(seen: Witnesses) -> StageState:
     if record is not None and record.state == records.FAILED and not killed:
         return StageState(FAILED, record.reason or "", record.kind or "error")
     said = telling(log_follow.tail(seen.log)) if seen.log else None
+    if seen.shared and record is None and (said is None or said.kind == "error"):  # which may be another run's
+        return _without_a_word(seen)
     if said is not None and (said.kind != "error" or record is None or record.state != records.INTERRUPTED):
         return _by_log(said)
     if record is not None and killed:
@@ -190,6 +211,8 @@ def _by_log(said: Failure) -> StageState:
 
 def _without_a_word(seen: Witnesses) -> StageState:
     record, slot = seen.recorded, seen.slot
+    if seen.shared and record is None and slot is not None and seen.slurm and slot.log.exists():
+        return StageState(FAILED, f"job {slot} is over and did not evaluate it: its log says why", "error")
     if seen.ended is not None:
         how = f"exit code {seen.ended.exit_code}" + (f", {seen.ended.reason}" if seen.ended.reason not in ("", "None") else "")
         return StageState(FAILED, f"Slurm says {seen.ended.state} ({how}), and it left no result", "error")

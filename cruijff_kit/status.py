@@ -57,7 +57,8 @@ def _row(layout: Layout, run: RunState) -> Row:
         return Row(run, _said(done) or run.train.why, done, size)
     if run.eval is not None and run.eval.state == RUNNING:
         said = progress.of_evaluation(log_follow.tail(run.eval.log)) if run.eval.log else None
-        return Row(run, (said or run.eval.why).removeprefix(f"{run.run} "), None, size)
+        own = said is not None and said.startswith(f"{run.run} ")  # a job may have evaluated another run before this one
+        return Row(run, said.removeprefix(f"{run.run} ") if own else run.eval.why, None, size)
     return Row(run, _why(run), None, size)
 
 

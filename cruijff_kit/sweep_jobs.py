@@ -5,6 +5,7 @@ From the experiment's own launches, and from the arrays in scripts/ that a user 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,12 +22,12 @@ STAGES = ("train", "eval")
 
 @dataclass(frozen=True)
 class Sent:
-    """A task of an array that a launch sent.
+    """What a task of an array that a launch sent does for one run.
 
     Args:
         identity: of the run, or `base`.
         sent_s: when, in seconds since the epoch.
-        key: what the launch called this work.
+        key: what the launch called this work: a line for each run that the task is for.
     """
 
     run: str
@@ -37,6 +38,11 @@ class Sent:
     key: str
     array: SentArray
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the task is for other runs too, one after the other."""
+        return "\n" in self.key
+
 
 @dataclass
 class SweepJobs:
@@ -44,7 +50,7 @@ class SweepJobs:
 
     Args:
         sent: all that launches sent, the latest first.
-        own: the tasks of the experiment that wait or run, with run and stage; those of scripts/ too.
+        own: the tasks of the experiment that wait or run, with run and stage, once for each run; those of scripts/ too.
         ended: how tasks ended, by job and index.
         fault: why Slurm could not be asked, if it could not.
         unreadable: launches of which nobody can tell what they sent.
@@ -57,10 +63,22 @@ class SweepJobs:
     unreadable: list[str] = field(default_factory=list)
 
     @cached_property
+    def runs_of(self) -> dict[str, list[str]]:
+        """Which runs each of these tasks is for, by Slurm's name of it."""
+        runs: dict[str, list[str]] = {}
+        for run, _, task in sorted(self.own, key=lambda each: each[0]):
+            runs.setdefault(str(task), []).append(run)
+        return runs
+
+    @cached_property
     def live(self) -> dict[tuple[str, str], Task]:
-        """Of each run and stage the task that is furthest."""
-        furthest = sorted(self.own, key=lambda each: each[2].state != "PENDING")
+        """Of each run and stage the task that is furthest, or else the latest of those that are for other runs too: they may have done with it."""
+        furthest = sorted(self.own, key=lambda each: (0, each[2].job) if self.is_shared(each[2]) else (1, each[2].state != "PENDING"))
         return {(run, stage): task for run, stage, task in furthest}
+
+    def is_shared(self, task: Task) -> bool:
+        """Whether a task is for several runs, one after the other."""
+        return len(self.runs_of.get(str(task), ())) > 1
 
     def latest(self) -> dict[tuple[str, str, str], Sent]:
         """By run, stage and identity the task that has the say: one that lives, or else the latest."""
@@ -114,26 +132,30 @@ def _sent(launch: Launch, live: list[Task]) -> Iterator[Sent]:
     for array in launch.records:
         array.job = array.job or job_of(array, live)
         for index, key in array.tasks.items() if array.job is not None else ():
-            run, identity, *_ = [*key.split(), ""]
-            yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), launch.sent_s, key, array)
+            for line in key.splitlines():
+                run, identity, *_ = [*line.split(), ""]
+                yield Sent(run, array.stage or "", identity if run != "base" else run, array.slot(index), launch.sent_s, key, array)
 
 
 def _of_launches(sent: list[Sent], live: list[Task]) -> Iterator[tuple[str, str, Task]]:
-    places = {(each.slot.job, each.slot.index): each for each in sent}
+    places: dict[tuple[int, int | None], list[Sent]] = defaultdict(list)
+    for each in sent:
+        places[each.slot.job, each.slot.index].append(each)
     for task in live:
-        each = places.get((task.job, task.index))
-        if each is not None and each.array.is_task(task):
-            yield each.run, each.stage, task
+        for each in places.get((task.job, task.index), ()):
+            if each.array.is_task(task):
+                yield each.run, each.stage, task
 
 
 def _by_hand(layout: Layout, live: list[Task]) -> Iterator[tuple[str, str, Task]]:
-    """The tasks of `sbatch scripts/train_sweep.sh`: the index is the run's number."""
+    """The tasks of `sbatch scripts/train_sweep.sh`: the index is the run's number; a job without any evaluates all runs."""
     named = (path.stem.removeprefix("train_") for path in layout.configs.glob("train_*.yaml"))
     names = {run_number(f"run_{number}"): f"run_{number}" for number in named if number.isdigit()}
     for stage in STAGES:
         for task in live:
-            if task.index in names and _is_script(task, layout.script(stage)):
-                yield names[task.index], stage, task
+            runs = list(names.values()) if task.index is None and stage == "eval" else [names[task.index]] if task.index in names else []
+            if runs and _is_script(task, layout.script(stage)):
+                yield from ((run, stage, task) for run in runs)
 
 
 def _is_script(task: Task, script: Path) -> bool:

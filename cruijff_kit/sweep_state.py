@@ -6,7 +6,7 @@ import shlex
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import FILE_NAME, Experiment, read
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.records import Record
-from cruijff_kit.stage_state import DONE, OVER_BADLY, WAITING, StageState, Witnesses, judge
+from cruijff_kit.stage_state import DONE, OVER_BADLY, QUEUED, WAITING, StageState, Witnesses, judge
 from cruijff_kit.sweep_jobs import SweepJobs
 from cruijff_kit.torchtune_catalog import read_config
 from cruijff_kit.train import Training
+
+UNTRAINED = "its training has not ended well"
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ class _Observer:
         unsettled = self._evaluations.unsettled(run, None if run == BASELINE else identity)
         seen = self._witnesses(run, "eval", identity)
         evaluated = judge(seen, lambda: not unsettled, lambda: "; ".join(f"{task}: {why}" for task, why in unsettled.items()))
-        if train is not None and train.state in OVER_BADLY and evaluated.state in OVER_BADLY and evaluated.started_s is None:
-            evaluated = StageState(WAITING, "its training has not ended well")  # Slurm dropped it, or it was cleared
+        if train is not None and train.state in OVER_BADLY and evaluated.started_s is None:
+            evaluated = _of_untrained(evaluated)
         return RunState(run, params, identity, train, evaluated, unsettled, removed)
 
     def unclear(self, runs: Sequence[RunState]) -> Iterator[sweep_jobs.Sent]:
@@ -194,11 +196,12 @@ class _Observer:
             slot=sent.slot if sent else None,
             sent_s=sent.sent_s if sent else 0.0,
             task=task,
-            key=sent.key if sent and task and str(task) == str(sent.slot) else None,
+            key=sent.key if sent and task and str(task) == str(sent.slot) and not sent.is_shared else None,
             ended=self._jobs.ended.get((sent.slot.job, sent.slot.index)) if sent else None,
             held=workspace.is_held(paths.held(self._layout.folder, stage, run)),
             here=record is None or record.host == self._host,
             slurm=self._jobs.fault is None,
+            shared=self._jobs.is_shared(task) if task else sent is not None and sent.is_shared,
         )
 
     def _is_by_hand(self, task: Any) -> bool:
@@ -214,6 +217,15 @@ class _Observer:
         if record is not None and record.state == records.DONE and record.weights and checkpoint.is_sealed(record.weights, results):
             return True
         return _is_trained(self._layout, run)
+
+
+def _of_untrained(found: StageState) -> StageState:
+    """How far an evaluation is whose training failed."""
+    if found.state in OVER_BADLY:
+        return StageState(WAITING, UNTRAINED)  # Slurm dropped it, or it was cleared, or its job came to it in vain
+    if found.state == QUEUED and found.in_slurm:
+        return replace(found, state=WAITING, why=UNTRAINED)  # in a job that evaluates others too
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:

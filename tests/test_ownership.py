@@ -72,7 +72,7 @@ def test_an_owner_stands_in_the_file_and_says_when_it_let_go(tmp_path: Path) -> 
     with owned(tmp_path, PACE) as held:
         assert name(tmp_path) == held.me
         assert not held.me.ended
-        assert sorted(json.loads((tmp_path / FILE).read_text())) == ["began_s", "ended", "host", "job", "launcher", "pid", "restart", "token"]
+        assert sorted(json.loads((tmp_path / FILE).read_text())) == ["began_s", "ended", "host", "job", "launcher", "pid", "restart", "runs", "token"]
     assert name(tmp_path) == replace(held.me, ended=True)
 
 

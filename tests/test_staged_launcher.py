@@ -241,6 +241,17 @@ def test_what_needs_a_failed_stage_is_not_run_however_indirectly() -> None:
     assert work.over and work.failed
 
 
+def test_a_work_that_follows_others_begins_when_all_of_them_are_over_however_they_ended() -> None:
+    first, second = works(2, Stage("train"), Stage("eval", ("train",)))
+    (nothing,) = works(1)
+    group = Work("group", OmegaConf.create(), (Stage("eval"),), follows=[first, second, nothing])
+    for work in (first, second):
+        assert next_ready([group, first, second]) == (work, work.parts["train"])
+        work.parts["train"].error = RuntimeError()
+        end(work, work.parts["train"])
+    assert next_ready([group, first, second]) == (group, group.parts["eval"])
+
+
 @pytest.mark.parametrize(
     "stages, message",
     [
@@ -401,6 +412,16 @@ def test_prepare_names_points_lets_them_share_a_run_and_adds_others(app: App) ->
     assert sorted(path.name for path in (app.folder / "out").iterdir() if path.is_dir()) == [
         ".submitit", "0", "1", "extra_0",
     ]  # fmt: skip
+
+
+def test_an_extra_that_follows_points_runs_once_they_are_over_though_one_failed(app: App) -> None:
+    app.write("my_hooks.py", HOOKS.replace("extras=[baseline]", "extras=[configs[0], baseline], after=[[], [0, 2]]"))
+    app.launcher(hooks="my_hooks", max_parallel=3)
+    done = app.run("x=1,2,3", "action=fail at 1 train")
+    assert done.returncode == 1 and done.stderr.splitlines()[-3] == "1 of 3 points failed"
+    (begun,) = [event["time"] for event in app.events() if event["x"] == 0]
+    assert begun > max(event["time"] for event in app.events(event="end") if event["x"] == 3)
+    assert sorted(app.events("x", "stage", event="end")) == [(0, "eval"), (2, "eval"), (2, "train"), (3, "eval"), (3, "train")]
 
 
 def test_nothing_starts_when_prepare_raises(app: App) -> None:

@@ -25,16 +25,20 @@ def test_a_group_is_one_job_after_all_trainings_however_they_end(tmp_path: Path,
 
     sweep = Sweep(tmp_path / "a group", slurm, spec, add_data)
     (sweep.folder / "data/gone.jsonl").unlink()
-    sent = sweep.run()
-    assert sent.returncode == 0, sent.stderr
-    arrays = sweep.launches[0]["arrays"]
-    assert [(array["stage"], len(array["tasks"])) for array in arrays] == [("train", 3), ("eval", 1)]
-    assert [line.split()[0] for line in arrays[1]["tasks"]["0"].splitlines()] == ["run_000", "run_001", "run_002"]
-    status = json.loads(sweep.command("status", sweep.folder, "--json").stdout)["runs"]
-    assert {run["stages"]["eval"]["state"] for run in status} <= {"waiting", "queued", "running"}
-    again = sweep.run()
-    assert again.returncode == 0, again.stderr
-    assert len(sweep.launches) == 1  # nothing is sent twice
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # all of it waits: the training that fails does so at once
+    try:
+        sent = sweep.run()
+        assert sent.returncode == 0, sent.stderr
+        arrays = sweep.launches[0]["arrays"]
+        assert [(array["stage"], len(array["tasks"])) for array in arrays] == [("train", 3), ("eval", 1)]
+        assert [line.split()[0] for line in arrays[1]["tasks"]["0"].splitlines()] == ["run_000", "run_001", "run_002"]
+        status = json.loads(sweep.command("status", sweep.folder, "--json").stdout)["runs"]
+        assert {run["stages"]["eval"]["state"] for run in status} <= {"waiting", "queued", "running"}
+        again = sweep.run()
+        assert again.returncode == 0, again.stderr
+        assert len(sweep.launches) == 1  # nothing is sent twice
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
     sweep.wait()
 
     status = {run["run"]: run["stages"] for run in json.loads(sweep.command("status", sweep.folder, "--json").stdout)["runs"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -185,6 +186,77 @@ def test_a_site_that_drops_nothing_by_itself_is_cleared_by_the_next_run(slurm: P
     assert again.returncode == 1 and "done already: 2\n" in again.stdout
     assert app.did(event="start") == [("eval", 1), ("train", 1), ("train", 2), ("train", 2)]
     slurm.wait_until_idle(30)  # a run that waits leaves nothing behind that waits for ever
+
+
+# ---- what follows others, however they end
+
+FOLLOWER = """
+import copy
+from types import SimpleNamespace
+from omegaconf import open_dict
+
+def prepare(configs):
+    group = copy.deepcopy(configs[0])
+    with open_dict(group):
+        group.x, group.run, group.stages, group.value = 0, "group", ["eval"], str([config.x for config in configs])
+    return SimpleNamespace(points=configs, extras=[group], after=[range(len(configs))])
+"""
+TOGETHER = "hydra.launcher.hooks=follower"
+
+
+@pytest.fixture
+def following(app: StagedApp) -> StagedApp:
+    """The application with an evaluation more, x=0, which follows all points of its sweep."""
+    (app.folder / "follower.py").write_text(FOLLOWER)
+    return app
+
+
+def dependencies(app: StagedApp) -> list[str]:
+    """What each array that follows others waits for, in the order in which they were sent."""
+    launches = [path.read_text() for path in sorted((app.folder / "slurm").glob("*/*/submission.sh"))]
+    return [line.partition("=")[2] for text in launches for line in text.splitlines() if line.startswith("#SBATCH --dependency=afterany")]
+
+
+def test_what_follows_others_runs_once_and_after_all_of_them_however_they_ended(slurm: PrivateSlurm, following: StagedApp) -> None:
+    """Where Slurm drops nothing by itself, an evaluation whose training failed would hold it up for ever."""
+    done = following.run("x=1,2,3", TOGETHER, "fail='raise 2 train'", "seconds=1", "hydra.launcher.kill_on_invalid_dep=false", "hydra.launcher.wait=true")
+    assert done.returncode == 1 and done.stderr.splitlines()[-3] == "1 of 3 points failed"
+    train, evaluation, group = (line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("job "))
+    assert f"job {group}: 1 eval, once its own of job {train} and {evaluation} are over\n" in done.stdout
+    assert dependencies(following) == [f"afterany:{train}:{evaluation}"]
+    assert following.did() == [("eval", 0), ("eval", 1), ("eval", 3), ("train", 1), ("train", 3)]
+    starts = {(line["x"], line["stage"]): line["time"] for line in following.events(event="start")}
+    assert starts[0, "eval"] > max(line["time"] for line in following.events() if line["x"])
+    assert starts[0, "eval"] > starts[2, "train"] + 1
+
+
+def test_what_follows_trainings_that_were_sent_before_waits_for_these_alone(slurm: PrivateSlurm, following: StagedApp) -> None:
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # all of it waits
+    try:
+        (first,) = ids(following.run("x=1,2,3", "stages=[train]"))
+        assert ids(following.run("x=1,2", "stages=[train]", TOGETHER))[1:] == [first]
+        both = [ids(following.run("x=1,2,3", "stages=[train]", TOGETHER)) for _ in range(2)]
+        assert sorted(both[0]) == sorted(both[1])
+        second, _, _ = ids(following.run("x=3,4", "stages=[train]", TOGETHER))
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    assert dependencies(following) == [f"afterany:{first}_0:{first}_1", f"afterany:{first}", f"afterany:{first}_2:{second}"]
+    slurm.wait_until_idle()
+    assert following.did() == [("eval", 0)] * 3 + [("train", x) for x in (1, 2, 3, 4)]
+    ends = {line["x"]: line["time"] for line in following.events(stage="train")}
+    for line in following.events(event="start", stage="eval"):
+        assert line["time"] > max(ends[x] for x in json.loads(line["value"]))
+
+
+def test_what_follows_a_training_that_is_sent_again_waits_for_it_anew(slurm: PrivateSlurm, following: StagedApp) -> None:
+    words = ["x=1,2", "stages=[train]", TOGETHER, "fail='raise 2 train'"]
+    train, group = ids(following.run(*words, "seconds=2"))
+    slurm.run("scontrol", "hold", group)
+    slurm.wait_for(train, "COMPLETED", "FAILED")
+    again, anew = ids(following.run(*words, "seconds=2"))
+    assert dependencies(following) == [f"afterany:{train}", f"afterany:{again}"]
+    slurm.wait_until_idle()
+    assert [(line["x"], line["job"]) for line in following.events(event="start")][2:] == [(2, again), (0, anew)]
 
 
 # ---- what is refused: one message, and nothing is sent

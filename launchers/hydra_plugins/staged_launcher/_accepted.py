@@ -33,6 +33,5 @@ def _count(number: int, stage: Optional[str]) -> str:
 
 
 def _after(array: Array) -> str:
-    if not array.followed:
-        return ""
-    return f", each after its own of job {' and '.join(map(str, array.followed))}"
+    each, whole = (" and ".join(map(str, jobs)) for jobs in (array.followed, array.followed_to_the_end))
+    return (f", each after its own of job {each}" if each else "") + (f", once its own of job {whole} are over" if whole else "")

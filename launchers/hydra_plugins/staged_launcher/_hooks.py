@@ -13,11 +13,13 @@ from omegaconf import DictConfig
 class Prepared:
     """The configs to run: one for each point, in order, and others that belong to no point.
 
-    The same object at two points runs once for both. Any object with these attributes will do.
+    The same object at two points runs once for both. `after` holds for each extra the indices of the points that it
+    follows: it begins once all their stages are over, however they ended. Any object with these attributes will do.
     """
 
     points: List[DictConfig]
     extras: List[DictConfig] = field(default_factory=list)
+    after: List[Sequence[int]] = field(default_factory=list)
 
 
 def load_hooks(path: Optional[str]) -> Any:
@@ -47,9 +49,12 @@ def prepare(hooks: Any, configs: Sequence[DictConfig]) -> Prepared:
     answer = hook(list(configs)) if hook else None
     if answer is None:
         return Prepared(list(configs))
-    prepared = Prepared(list(answer.points), list(getattr(answer, "extras", None) or []))
+    extras = list(getattr(answer, "extras", None) or [])
+    prepared = Prepared(list(answer.points), extras, list(getattr(answer, "after", None) or [()] * len(extras)))
     if len(prepared.points) != len(configs):
         raise ValueError(f"prepare() was given {len(configs)} points and returned {len(prepared.points)}")
+    if len(prepared.after) != len(extras):
+        raise ValueError(f"prepare() returned {len(extras)} extras, and says of {len(prepared.after)} what they follow")
     return prepared
 
 

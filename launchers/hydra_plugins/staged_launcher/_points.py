@@ -20,8 +20,12 @@ def plan(prepared: Prepared, stages: Tuple[Stage, ...], stages_key: str, name_ke
             selected = point_stages(config, stages, stages_key)
             works[id(config)] = Work(_name(config, name_key, f"point {index}"), config, selected)
         works[id(config)].points.append(index)
-    apart = [extra for extra in prepared.extras if id(extra) not in works]
-    extras = [_extra(config, i, stages, stages_key, name_key) for i, config in enumerate(apart)]
+    by_point = {index: work for work in works.values() for index in work.points}
+    apart = [(extra, after) for extra, after in zip(prepared.extras, prepared.after) if id(extra) not in works]
+    extras = []
+    for number, (config, after) in enumerate(apart):
+        extras.append(_extra(config, number, stages, stages_key, name_key))
+        extras[-1].follows = list(dict.fromkeys(by_point[index] for index in after))
     return extras + list(works.values())
 
 

@@ -1,11 +1,10 @@
 """One launch of works to Slurm: what earlier ones sent is taken over, the rest is sent, and waited for."""
 
-import contextlib
 import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +16,7 @@ from cruijff_kit.launches import (
 
 from ._accepted import print_accepted
 from ._job import freeze_context
-from ._slurm_arrays import Array, Place, plan_arrays
+from ._slurm_arrays import Array, Cluster, Place, plan_arrays
 from ._slurm_submit import Freezer, check_folder, check_options, processes, send, test_only, write_array, write_script
 from ._stages import Stage
 from ._sweepers import needs_values
@@ -92,7 +91,10 @@ class SlurmRun:
         taken = take_over(self._works, self._keys, found)
         self._slots.update(taken.slots)
         places = {part: Place(slot.job, slot.index) for part, slot in taken.slots.items()}
-        arrays = plan_arrays(self._works, self._keys, places, self._resources, limits.max_array_size)
+        live: Dict[int, Set[int]] = {}
+        for task in queue:
+            live.setdefault(task.job, set()).add(task.index)
+        arrays = plan_arrays(self._works, self._keys, places, self._resources, Cluster(limits.max_array_size, live))
         launch = self._send(arrays, taken.cancel, places, lock)
         if self._options.wait:
             reopen(earlier, {slot.job for slot in taken.slots.values()})
@@ -147,7 +149,7 @@ class SlurmRun:
         from ._slurm_wait import Follower, outliving_the_terminal
 
         log = (launches[0].folder if launches else self._folder) / "wait.log"
-        follower = Follower(self._works, self._slots, self._options.poll_s)
+        follower = Follower(self._works, self._slots, self._options.poll_s, drops=not self._options.kill_on_invalid_dep)
         try:
             with outliving_the_terminal(log):
                 follower.follow(make_display(self._works, self._launcher.hooks))
@@ -155,17 +157,9 @@ class SlurmRun:
             jobs = " ".join(sorted({str(slot.job) for slot in self._slots.values()}, key=int))
             print(f"\nthe jobs go on: {jobs}\nthe same command waits for them again; scancel {jobs} ends them", file=sys.stderr)
             raise
-        self._drop_stuck()
         for _, part in self._parts():
             if part.state is State.DONE:
                 self._results[self._keys[id(part)]] = part.result
-
-    def _drop_stuck(self) -> None:
-        """Cancel what waits for ever, as Slurm does by itself where it may."""
-        stuck = [part for _, part in self._parts() if part.state is State.NOT_RUN and id(part) in self._slots]
-        if stuck and not self._options.kill_on_invalid_dep:
-            with contextlib.suppress(slurm.SlurmError):  # the next run does it
-                slurm.cancel([str(self._slots[id(part)]) for part in stuck])
 
 
 def _plain(node: Any) -> Any:

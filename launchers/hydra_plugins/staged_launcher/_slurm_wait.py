@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from submitit.core.utils import UncompletedJobError
 
@@ -24,10 +24,14 @@ QUEUE_EVERY_S = 5.0
 
 
 class Follower:
-    """Watches the tasks that run the parts of works; `slots` holds each part's by the id of its object."""
+    """Watches the tasks that run the parts of works; `slots` holds each part's by the id of its object.
 
-    def __init__(self, works: Sequence[Work], slots: Mapping[int, Slot], poll_s: float) -> None:
-        self._works, self._slots, self._poll_s = works, slots, poll_s
+    It `drops` what waits for ever where Slurm does not do so by itself.
+    """
+
+    def __init__(self, works: Sequence[Work], slots: Mapping[int, Slot], poll_s: float, drops: bool) -> None:
+        self._works, self._slots, self._poll_s, self._drops = works, slots, poll_s, drops
+        self._dropped: Set[Slot] = set()
         self._queue: Dict[Tuple[int, Optional[int]], Any] = {}
         self._asked_s = float("-inf")
         self._gone: Dict[int, float] = {}
@@ -50,6 +54,16 @@ class Follower:
             for part in work.parts.values():
                 if part.state in (State.WAITING, State.RUNNING) and id(part) in self._slots:
                     self._look_at(work, part, self._slots[id(part)], display)
+        if self._drops:
+            self._drop_stuck()
+
+    def _drop_stuck(self) -> None:
+        """At once, and not at the end: another work may wait until these are over."""
+        parts = [part for work in self._works for part in work.parts.values() if part.state is State.NOT_RUN]
+        stuck = {self._slots[id(part)] for part in parts if id(part) in self._slots} - self._dropped
+        with contextlib.suppress(slurm.SlurmError):  # the next look, or the next run, does it
+            slurm.cancel(sorted(map(str, stuck)))
+            self._dropped |= stuck
 
     def _ask(self) -> None:
         try:

@@ -40,12 +40,16 @@ class Part:
 
 @dataclass(eq=False)
 class Work:
-    """One config and its stages. `points` are the indices of the points that share it; none: an extra."""
+    """One config and its stages. `points` are the indices of the points that share it; none: an extra.
+
+    It begins when all works that it `follows` are over, however they ended.
+    """
 
     name: str
     config: DictConfig
     stages: Tuple[Stage, ...]
     points: List[int] = field(default_factory=list)
+    follows: List["Work"] = field(default_factory=list)
     parts: Dict[Optional[str], Part] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class Work:
 
     def ready(self) -> Optional[Part]:
         """The first stage that waits for nothing."""
+        if not all(other.over for other in self.follows):
+            return None
         for part in self.parts.values():
             done = all(self.parts[need].state is State.DONE for need in part.stage.needs)
             if part.state is State.WAITING and done:
