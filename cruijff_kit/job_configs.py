@@ -150,8 +150,8 @@ class Filler:
             config.runs = {"scores": [str(layout.run_eval_results(name)) for name in names], "words": list(words)}
             config.commands = {"eval": ["python", str(frozen.place(layout.folder, files) / layout.eval_group.name), *names, *words]}
             config.inputs, config.git, config.anew, config.frozen = {"eval": "tasks"}, self._git, again, {"files": files}
-            config.keys = {"eval": "".join(_keys(run, files, words, again, {})["eval"] + "\n" for run in group.runs.values())}
-            config.held = f"group-{_digest(config.keys.eval)}"
+            key = "".join(_keys(run, files, words, again, {})["eval"] + "\n" for run in group.runs.values())
+            config.keys, config.held = {"eval": key}, f"group-{_digest(key)}"
             config.scores, config.last = "", ""
         return config
 
