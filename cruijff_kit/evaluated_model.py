@@ -106,9 +106,10 @@ class Models:
             return _view(request, request.model, request.model.name if request.train_config else "model")
         if not request.merge_adapters:
             return _view(request, request.base_model, "base")
-        self._merged = _merged_folder(request)
-        merge(request, self._merged)
-        return self._merged
+        folder = _merged_folder(request)
+        self._merged = folder.absolute()  # whoever closes us may be in another folder by then
+        merge(request, folder)
+        return folder
 
     def _on_base(self, request: Request, view: Path) -> Any:
         """The adapter on its base model: on that of the request before, if it is the same."""

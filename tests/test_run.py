@@ -225,7 +225,7 @@ def test_a_point_whose_data_vanished_fails_alone(tmp_path: Path, tiny_model: Pat
     assert any(row[:4] == ["run_001", "eval", "not", "run"] for row in rows)
 
 
-def test_a_task_that_ends_in_error_has_no_score_and_fails_its_point(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+def test_a_task_that_raises_on_one_sample_has_no_score_and_fails_its_point(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
     folder = copied(swept[0], tmp_path / "error", cruijff)
     tasks = folder / "evals/tasks.py"
     tasks.write_text(tasks.read_text() + RAISING_TASK)
@@ -250,7 +250,9 @@ from inspect_ai.scorer import Score, mean, scorer
 @scorer(metrics=[mean()])
 def broken():
     async def score(state, target):
-        raise ValueError("no score for this")
+        if state.input_text == "Capitalize: cloud":
+            raise ValueError("no score for this")
+        return Score(value=1)
 
     return score
 
