@@ -64,7 +64,9 @@ define install_slurm
 endef
 
 # The files in the order of tests/conftest.py, and not, as xdist would have it, those of few tests last: they are the longest.
+# The tests start hundreds of processes, each of which would compile the package anew where PYTHONDONTWRITEBYTECODE is set.
 test: model slurm
+	$(BIN)/python -m compileall -q cruijff_kit launchers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: model
