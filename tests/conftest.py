@@ -16,7 +16,7 @@ from tests.tiny_llama import make_tiny_llama
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# For all that the tests start. Two of them run at once on two cores: with two threads each, they wait for one another,
+# For all that the tests start. Several of them run at once on two cores: with two threads each, they wait for one another,
 # and a training takes half as much processor time again.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
