@@ -64,8 +64,11 @@ define install_slurm
 endef
 
 # The files in the order of tests/conftest.py, and not, as xdist would have it, those of few tests last: they are the longest.
+# Three at once, on two cores too: each waits for a third of its time and more, for Slurm or for what it started.
+# The tests start hundreds of processes, each of which would compile the package anew where PYTHONDONTWRITEBYTECODE is set.
 test: model slurm
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m compileall -q cruijff_kit launchers
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: model
 	$(BIN)/python -m $(BENCHMARKS)

@@ -118,8 +118,14 @@ def generate(
     made = wanted = None
     if not (folder / HIDDEN).exists():  # the lock is made in a folder of ours only: faults leave it as it was
         made = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster)
-        wanted = _checked(made, force, confirm)
-        confirm = _confirmed
+        try:
+            wanted = _checked(made, force, confirm)
+        except CruijffKitError:
+            if not (folder / HIDDEN).exists():
+                raise
+            made = None  # another command has written meanwhile: looked at anew once it is done
+        else:
+            confirm = _confirmed
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
         if made is None or made.layout.run_mapping.exists():  # another command may have written since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tests.tiny_llama import make_tiny_llama
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# For all that the tests start. Two of them run at once on two cores: with two threads each, they wait for one another,
+# For all that the tests start. Several of them run at once on two cores: with two threads each, they wait for one another,
 # and a training takes half as much processor time again.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,6 +41,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gone := [str(path) for path in places if not path.is_file()]:
         raise pytest.UsageError(f"LONGEST_FIRST in {__file__} names what is not there: {', '.join(gone)}")
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def python_path(tmp_path_factory: pytest.TempPathFactory) -> str | None:
+    """PYTHONPATH as it was, for what is to be shown as a user has it: here inspect_evals registers nothing with Inspect.
+
+    Inspect imports, each time that it starts, every package that has an entry point of its group (inspect-ai 0.3.285,
+    _util/entrypoints.py). inspect_evals is here for the tasks that an example takes from it, and that import is a fifth
+    of what an evaluation of the tiny model costs. Metadata that comes before that of the package hides the entry point.
+    """
+    before, package = os.environ.get("PYTHONPATH"), importlib.metadata.distribution("inspect_evals")
+    folder = tmp_path_factory.mktemp("metadata")
+    (folder / f"inspect_evals-{package.version}.dist-info").mkdir()
+    (folder / f"inspect_evals-{package.version}.dist-info" / "METADATA").write_text(package.read_text("METADATA"), encoding="utf-8")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+    return before
 
 
 @pytest.fixture(scope="session")

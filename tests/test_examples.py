@@ -12,15 +12,6 @@ import pytest
 
 EXAMPLES = sorted(path.parent for path in (Path(__file__).parent.parent / "examples").rglob("experiment.yaml"))
 
-VALIDATE = """
-import sys
-from omegaconf import OmegaConf
-from torchtune.config import validate
-for path in sys.argv[1:]:
-    validate(OmegaConf.load(path))
-"""
-
-
 def test_there_are_examples() -> None:
     assert [path.name for path in EXAMPLES] == ["lora_rank_with_eval", "smollm2_capitalize"]
 
@@ -35,10 +26,19 @@ def test_an_example_generates_wherever_it_is_copied_and_torchtune_accepts_its_co
     assert done.returncode == 0, done.stderr
     configs = sorted(folder.glob("configs/train_*.yaml"))
     assert len(configs) == {"lora_rank_with_eval": 4, "smollm2_capitalize": 2}[example.name]
-    subprocess.run([sys.executable, "-c", VALIDATE, *map(str, configs)], check=True, cwd=tmp_path)
+    validate(configs)
 
 
-def test_tune_validate_passes_on_each_config_of_the_rank_study(
+def validate(configs: list[Path]) -> None:
+    """What `tune validate` does with each config, in this process: the import of torchtune takes seconds."""
+    from omegaconf import OmegaConf
+    from torchtune.config import validate
+
+    for path in configs:
+        validate(OmegaConf.load(path))
+
+
+def test_tune_validate_passes_on_a_config_of_the_rank_study(
     tmp_path: Path, cruijff: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     folder = tmp_path / "seed"
@@ -50,6 +50,5 @@ def test_tune_validate_passes_on_each_config_of_the_rank_study(
         "✓ Validated all evaluation tasks\n"
     )
     tune = Path(sys.executable).with_name("tune")
-    for config in sorted(folder.glob("configs/train_*.yaml")):
-        validated = subprocess.run([tune, "validate", config], text=True, capture_output=True)
-        assert validated.returncode == 0 and "Config is well-formed!" in validated.stdout, validated.stderr
+    validated = subprocess.run([tune, "validate", folder / "configs/train_000.yaml"], text=True, capture_output=True)
+    assert validated.returncode == 0 and "Config is well-formed!" in validated.stdout, validated.stderr

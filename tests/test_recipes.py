@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.recipe_server import RecipeServer
 from tests.tiny_llama import tiny_base_config, write_tiny_data
 
 EPOCHS = 3
 OURS = "cruijff_kit/recipes/lora_finetune_single_device"
 TORCHTUNES = "lora_finetune_single_device"
-ROOT = Path(__file__).parents[1]
 
 
-def train(recipe: str, folder: Path, model: Path) -> Path:
-    """Run `recipe` by hand, as a user would; returns the folder that holds epoch_0, epoch_1, …"""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecipeServer]:
+    running = RecipeServer(tmp_path_factory.mktemp("datasets"))
+    yield running
+    running.close()
+
+
+def train(server: RecipeServer, recipe: str, folder: Path, model: Path) -> Path:
+    """Runs `recipe` alone, as a user would by hand; returns the folder that holds epoch_0, epoch_1, …"""
     from omegaconf import OmegaConf
 
     folder.mkdir()
     config = tiny_base_config(model) | {"output_dir": str(folder), "epochs": EPOCHS}
     config["dataset"]["data_files"] = str(write_tiny_data(folder / "train.jsonl"))
     OmegaConf.save(config, folder / "train.yaml")
-    finished = subprocess.run(
-        [Path(sys.executable).with_name("tune"), "run", recipe, "--config", folder / "train.yaml"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
+    server.run(recipe, ["--config", str(folder / "train.yaml")])
     return folder / "hf_model"
 
 
@@ -64,8 +62,8 @@ def difference(one, other) -> float:
 
 
 @pytest.fixture(scope="module")
-def ours(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(OURS, tmp_path_factory.mktemp("ours") / "run", tiny_model)
+def ours(server: RecipeServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(server, OURS, tmp_path_factory.mktemp("ours") / "run", tiny_model)
 
 
 def faults(hf_model: Path, model: Path, tmp_path: Path) -> list[float]:
@@ -86,8 +84,8 @@ def test_every_epoch_of_our_recipe_trains_on(ours, tiny_model):
     assert min(difference(before, after) for before, after in pairwise(steps)) > 0.1
 
 
-def test_torchtunes_own_recipe_merges_lora_into_the_model_in_training(tiny_model, tmp_path):
-    own = train(TORCHTUNES, tmp_path / "run", tiny_model)
+def test_torchtunes_own_recipe_merges_lora_into_the_model_in_training(server, tiny_model, tmp_path):
+    own = train(server, TORCHTUNES, tmp_path / "run", tiny_model)
     first, *later = faults(own, tiny_model, tmp_path)
     assert first < 1e-4
     mended = f"torchtune no longer has this defect: {OURS} can go, and so can the check that asks for it"

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Experiment:
     server: RecipeServer
 
     def __post_init__(self) -> None:
+        self.end = self.folder / "end"  # an image of what an uninterrupted training left
         self.results = self.folder / "results/run_000"
         self.config = self.folder / "train_000.yaml"
         self.training = train.Training(
@@ -99,21 +101,31 @@ def uninterrupted(folder: Path, recipe: str, server: RecipeServer, model: Path, 
     images.mkdir()
     assert run.attempt(watched=run.results, images=images) == []
     assert run.training.fault() is None
+    shutil.copytree(run.results, run.end, symlinks=True)
     return run, sorted(images.iterdir())
+
+
+Ended = Callable[[str], tuple[Experiment, list[Path]]]
+
+
+@pytest.fixture(scope="module")
+def ended(server: RecipeServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The run of a recipe that ended, which the tests share: each begins by restoring an image."""
+    folder = tmp_path_factory.mktemp("ended")
+    return cache(lambda recipe: uninterrupted(folder / recipe, recipe, server, tiny_model))
 
 
 RESUME = ["resume_from_checkpoint=True"]
 
 
 @pytest.mark.parametrize("recipe", [LORA, FULL])
-def test_a_kill_at_any_step_of_any_save_costs_an_epoch_at_most_and_changes_no_bit(
-    recipe: str, server: RecipeServer, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_kill_at_any_step_of_any_save_costs_an_epoch_at_most_and_changes_no_bit(recipe: str, ended: Ended) -> None:
     """What remains to be trained is a function of the disk after `prepare`: the images are trained that differ there.
 
     Where earlier epochs do not stay they may have been removed at each step, as soon as nothing needs them.
     """
-    run, images = uninterrupted(tmp_path / "run", recipe, server, tiny_model)
+    run, images = ended(recipe)
+    run.restore(run.end)
     whole, trained = contents(run.training.model), {}
     all_kept = after_a_kill(run, images, None, whole, trained)
     assert after_a_kill(run, images, [EPOCHS - 1], whole, trained) == all_kept
@@ -169,17 +181,19 @@ def test_the_schedule_of_a_cut_epoch_goes_on(server: RecipeServer, tiny_model: P
     assert contents(run.training.model) == whole
 
 
-def test_our_recipe_writes_what_torchtunes_writes(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
+def test_our_recipe_writes_what_torchtunes_writes(server: RecipeServer, ended: Ended) -> None:
     for recipe, same in ((LORA, ["epoch_0"]), (FULL, ["epoch_0", "epoch_1", "epoch_2"])):  # LoRA's later epochs: on a CPU torchtune's are corrupted
-        run, _ = uninterrupted(tmp_path / recipe, recipe, server, tiny_model)
+        run, _ = ended(recipe)
+        run.restore(run.end)
         ours = {epoch: contents(run.training.checkpoints / epoch) for epoch in same}
         shutil.rmtree(run.results)
         server.run(recipe, ["--config", str(run.config)])
         assert {epoch: contents(run.training.checkpoints / epoch) for epoch in same} == ours
 
 
-def test_a_resumed_run_is_the_run_of_its_config(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
-    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+def test_a_resumed_run_is_the_run_of_its_config(ended: Ended) -> None:
+    run, images = ended(LORA)
+    run.restore(run.end)
     identity = checkpoint.trained_identity(run.results, run.folder)
     run.restore(images[-1])
     assert run.attempt() == RESUME
@@ -189,11 +203,12 @@ def test_a_resumed_run_is_the_run_of_its_config(server: RecipeServer, tiny_model
 
 
 def test_another_config_or_another_model_starts_anew_and_what_was_there_is_kept(
-    server: RecipeServer, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Ended, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+    run, images = ended(LORA)
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
     text = run.config.read_text()
+    request.addfinalizer(lambda: run.config.write_text(text))  # it is of all these tests
     for changed in (text.replace("seed: 1", "seed: 2"), text.replace(str(tiny_model), str(moved))):
         run.restore(images[-1])
         before = contents(run.results)
@@ -216,8 +231,8 @@ def test_a_recipe_that_is_not_ours_starts_anew_and_says_so(tmp_path: Path, capsy
     )
 
 
-def test_the_epochs_on_another_disk_are_set_aside_there(server: RecipeServer, tiny_model: Path, tmp_path: Path) -> None:
-    run, images = uninterrupted(tmp_path / "run", LORA, server, tiny_model)
+def test_the_epochs_on_another_disk_are_set_aside_there(ended: Ended, tmp_path: Path) -> None:
+    run, images = ended(LORA)
     run.restore(next(image for image in images if "adapter_config.json" in image.name and (image / "hf_model/epoch_2").exists()))
     assert run.training.fault() == "its save was interrupted"
     disk = tmp_path / "disk/hf_model"

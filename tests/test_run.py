@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cruijff_kit.evaluation_request import Request, check_model
+from cruijff_kit.results import print_scores
 from tests.tiny_experiment import specification, write_experiment, write_spec
 
 BIN = Path(sys.executable).parent
@@ -104,14 +108,18 @@ def test_typed_by_hand_from_another_folder_the_same_commands_write_the_same(
     assert ours == theirs
 
 
-def test_the_scripts_are_sbatch_arrays_of_the_same_commands(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+def test_the_scripts_are_sbatch_arrays_of_the_same_commands_and_the_same_weights_are_handed_out_the_same_log(
+    swept: tuple[Path, str], tmp_path: Path, cruijff: Command
+) -> None:
     folder = copied(swept[0], tmp_path / "for sbatch", cruijff)
+    old = results_of(folder, "run_001")
     shutil.rmtree(folder / "results" / "run_001")
-    shutil.rmtree(folder / "eval_results" / "run_001")
     for stage in ("train", "eval"):
         done = typed("bash", folder / "scripts" / f"{stage}_sweep.sh", cwd=tmp_path, SLURM_ARRAY_TASK_ID="1")
         assert done.returncode == 0, done.stderr
-    assert results_of(folder, "run_001")["scores"] == results_of(swept[0], "run_001")["scores"]
+    new = results_of(folder, "run_001")
+    assert new.pop("weights_stamp") != old.pop("weights_stamp")  # they were written anew
+    assert new == {**old, "script": new["script"]}  # which names the folder
 
 
 def test_a_second_run_trains_nothing_anew(swept: tuple[Path, str], cruijff: Command) -> None:
@@ -141,14 +149,6 @@ def test_after_training_by_hand_with_another_seed_the_scores_are_the_new_weights
     kept = json.loads((folder / "eval_results/run_000/capitalize" / old["digest"] / "results.json").read_text())
     assert kept == old
     assert (folder / old["log"]).is_file()
-
-
-def test_an_evaluation_repeated_hands_out_the_same_log(swept: tuple[Path, str], tmp_path: Path) -> None:
-    folder, _ = swept
-    old = results_of(folder, "run_001")
-    done = typed("python", folder / "configs/eval_001.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert results_of(folder, "run_001") == old
 
 
 def test_a_checkpoint_without_its_last_shard_is_not_evaluated(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
@@ -197,25 +197,31 @@ def test_a_retired_run_is_in_no_table_and_has_its_scores_again_when_it_comes_bac
 
 
 def _scores(folder: Path) -> str:
-    code = f"from pathlib import Path; from cruijff_kit.results import print_scores; print_scores(Path({str(folder)!r}), since=0)"
-    return typed("python", "-c", code, cwd=folder).stdout
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        print_scores(folder, since=0)
+    return output.getvalue()
 
 
-def test_a_point_whose_data_vanished_fails_alone(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
+@pytest.fixture(scope="module")
+def vanished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, cruijff: Command) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two runs, each with two evaluations at the same time; the second run's data is gone when it is to be trained."""
     spec = specification(tiny_model)
     spec["variables"] = {"corpus": [{"dataset": "data/train.jsonl"}, {"dataset": "data/gone.jsonl"}]}
     spec["controls"].update(lora_rank=2, lora_alpha=4)
     del spec["controls"]["dataset"]
-    folder = write_experiment(tmp_path / "vanished", tiny_model, spec)
+    folder = write_experiment(tmp_path_factory.mktemp("vanished") / "vanished", tiny_model, spec)
     shutil.copy(folder / "data/train.jsonl", folder / "data/gone.jsonl")
     with (folder / "data/gone.jsonl").open("a") as data:
         data.write('{"input": "one more", "output": "One"}\n')
     assert cruijff("generate", folder).returncode == 0
     (folder / "data/gone.jsonl").unlink()
+    return folder, cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "evaluation.limit=1,2", "hydra.launcher.max_parallel=2")
 
-    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local")
+
+def test_a_run_whose_data_vanished_fails_alone(vanished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = vanished
     assert done.returncode == 1
-    assert "1 of 2 points failed" in done.stderr
+    assert "2 of 4 points failed" in done.stderr
     assert f"dataset not found: {folder}/data/gone.jsonl" in done.stdout
     assert results_of(folder, "run_000")["status"] == "success"
     assert not (folder / "results/run_001/hf_model").exists()
@@ -223,6 +229,13 @@ def test_a_point_whose_data_vanished_fails_alone(tmp_path: Path, tiny_model: Pat
     rows = [line.replace("│", " ").split() for line in done.stdout.splitlines()]
     assert any(row[:3] == ["run_001", "train", "failed"] for row in rows)
     assert any(row[:4] == ["run_001", "eval", "not", "run"] for row in rows)
+
+
+def test_two_evaluations_of_one_run_train_it_once(vanished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = vanished
+    logs = [path.read_text() for path in (folder / ".cruijff-kit/jobs").rglob("*_log.out")]
+    assert sum("run_000 is trained already" in log for log in logs) == 1
+    assert len(list((folder / "eval_results/run_000/capitalize").glob("*/results.json"))) == 2
 
 
 def test_a_task_that_raises_on_one_sample_has_no_score_and_fails_its_point(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
@@ -263,15 +276,22 @@ def raising():
 '''
 
 
-def test_evaluation_needs_no_network(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
-    folder = copied(swept[0], tmp_path / "offline", cruijff)
+@pytest.fixture(scope="module")
+def one_off(swept: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory, cruijff: Command) -> Path:
+    """The sweep, of which a run was evaluated once more, on two samples; there was no network, and nothing said so."""
+    place = tmp_path_factory.mktemp("one-off")
+    folder = copied(swept[0], place / "one-off", cruijff)
     without = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     command = ["unshare", "--net", "--map-root-user", sys.executable, str(folder / "configs/eval_000.py"), "limit=2"]
-    done = subprocess.run(command, cwd=tmp_path, env=without, text=True, capture_output=True, timeout=100)
+    done = subprocess.run(command, cwd=place, env=without, text=True, capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    (log,) = {results_of(folder, "run_000")["log"]}
-    assert results_of(folder, "run_000")["samples"]["completed"] == 2
-    assert (folder / log).is_file()
+    return folder
+
+
+def test_evaluation_needs_no_network(one_off: Path) -> None:
+    results = results_of(one_off, "run_000")
+    assert results["samples"]["completed"] == 2
+    assert (one_off / results["log"]).is_file()
 
 
 def test_an_override_makes_a_new_run_which_generate_keeps(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
@@ -395,18 +415,17 @@ def test_a_parameter_on_the_command_line_beats_a_paired_variable(tmp_path: Path,
 
 
 def test_weights_that_were_trained_from_another_base_model_say_so(
-    swept: tuple[Path, str], tmp_path: Path, tiny_model: Path, cruijff: Command
+    swept: tuple[Path, str], tmp_path: Path, tiny_model: Path, cruijff: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """As an evaluation does before it begins; that its results keep it is shown with another seed above."""
     folder = copied(swept[0], tmp_path / "another model", cruijff)
     shutil.copytree(tiny_model, tmp_path / "other")
     spec = yaml.safe_load((folder / "experiment.yaml").read_text())
     spec["framework_config"]["model_dir"] = str(tmp_path / "other")
     write_spec(folder, spec)
     assert cruijff("generate", "--force", folder).returncode == 0
-    done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"warning: run_000 was trained with {{'model_dir': '{tiny_model}'}}" in done.stderr
-    assert results_of(folder, "run_000")["trained_with"] == {"model_dir": str(tiny_model)}
+    assert check_model(Request.in_script(folder / "configs/eval_000.py")) == {"model_dir": str(tiny_model)}
+    assert f"warning: run_000 was trained with {{'model_dir': '{tiny_model}'}}" in capsys.readouterr().err
 
 
 def test_an_interrupted_retraining_does_not_pass_the_old_weights_off_as_its_own(
@@ -420,10 +439,8 @@ def test_an_interrupted_retraining_does_not_pass_the_old_weights_off_as_its_own(
     assert "it is older than the training that torchtune_config.yaml is of: train it again" in done.stderr
 
 
-def test_a_one_off_evaluation_shows_its_settings_beside_its_scores(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
-    folder = copied(swept[0], tmp_path / "one-off", cruijff)
-    done = typed("python", folder / "configs/eval_000.py", "limit=2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_one_off_evaluation_shows_its_settings_beside_its_scores(one_off: Path, tmp_path: Path, cruijff: Command) -> None:
+    folder = copied(one_off, tmp_path / "one-off", cruijff)
     rows = {line.split()[0]: line.split() for line in _scores(folder).splitlines() if line.strip().startswith("run_")}
     assert (rows["run_000"][-2:], rows["run_001"][-1]) == (["2", "limit=2"], "12")
     (folder / "evals/scorers.py").write_text("EXACT = True\n")  # which the task does not import
@@ -447,13 +464,3 @@ def test_a_one_off_evaluation_shows_its_settings_beside_its_scores(swept: tuple[
 def test_a_wrong_setting_of_an_evaluation_is_named(swept: tuple[Path, str], tmp_path: Path, word: str, message: str) -> None:
     done = typed("python", swept[0] / "configs/eval_000.py", word, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, f"{message}\n")
-
-
-def test_two_evaluations_of_one_run_train_it_once(tmp_path: Path, tiny_model: Path, cruijff: Command) -> None:
-    folder = write_experiment(tmp_path / "twice", tiny_model)
-    words = ["lora_rank=2", "evaluation.limit=1,2", "hydra.launcher.max_parallel=2"]
-    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", *words)
-    assert done.returncode == 0, done.stderr
-    logs = [path.read_text() for path in (folder / ".cruijff-kit/jobs").rglob("*_log.out")]
-    assert sum("is trained already" in log for log in logs) == 1
-    assert len(list((folder / "eval_results/run_000/capitalize").glob("*/results.json"))) == 2

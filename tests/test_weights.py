@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,25 +71,19 @@ def test_the_header_names_the_recipe_that_does_not_corrupt_the_model(trained: Pa
 
 def test_the_prompt_tokens_of_training_are_those_of_the_evaluation(trained: Path, tiny_model: Path) -> None:
     """Of the whole way: torchtune's dataset as the config builds it, against the input in Inspect's own log."""
-    script = """
-import sys
-from omegaconf import OmegaConf
-from torchtune import config
-cfg = OmegaConf.load(sys.argv[1])
-dataset = config.instantiate(cfg.dataset, config.instantiate(cfg.tokenizer))
-row = dataset[0]
-print([token for token, label in zip(row["tokens"], row["labels"]) if label == -100])
-"""
-    command = [sys.executable, "-c", script, str(trained / "configs/train_000.yaml")]
-    printed = subprocess.run(command, check=True, text=True, capture_output=True).stdout.splitlines()[-1]
     from inspect_ai.log import read_eval_log
+    from omegaconf import OmegaConf
+    from torchtune import config
     from transformers import AutoTokenizer
 
+    values = OmegaConf.load(trained / "configs/train_000.yaml")
+    row = config.instantiate(values.dataset, config.instantiate(values.tokenizer))[0]
+    prompt = [token for token, label in zip(row["tokens"], row["labels"], strict=True) if label == -100]
     (path,) = (trained / "eval_results/run_000").rglob("*.eval")
     sample = next(sample for sample in read_eval_log(str(path)).samples if sample.input == f"Capitalize: {WORDS[0]}")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     messages = [message.model_dump(exclude_none=True) for message in sample.messages[:1]]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert printed == str(tokens)
+    assert prompt == tokens
     assert sample.output.usage.input_tokens == len(tokens)

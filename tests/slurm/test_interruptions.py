@@ -18,6 +18,23 @@ from tests.tiny_experiment import specification
 from tests.tiny_llama import WORDS
 
 EPOCHS = 6
+ROWS_OF_A_WORD = 6
+STEPS = ROWS_OF_A_WORD * len(WORDS) // 2  # of an epoch, in batches of two
+# A training that takes as long as STEP_S says, and no processor's time for that: after its first epoch, which is to be whole,
+# and not where it goes on from an epoch, for then it has been disturbed.
+SLOW = f"""
+import os, time
+from torchtune.training.metric_logging import DiskLogger
+
+class SlowLogger(DiskLogger):
+    first = None
+
+    def log_dict(self, payload, step):
+        self.first = self.first or step
+        if self.first == 1 and step > {STEPS}:
+            time.sleep(float(os.environ.get("STEP_S", "0")))
+        super().log_dict(payload, step)
+"""
 
 
 @pytest.fixture
@@ -27,11 +44,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
 
 
 def slow_sweep(folder: Path, tiny_model: Path, slurm: PrivateSlurm) -> Sweep:
-    """Two points, of which each goes on for longer than it takes to give up a node, and an epoch for some seconds."""
+    """Two points, whose steps take as long as the environment says."""
+    folder.mkdir(parents=True)
+    (folder / "slow.py").write_text(SLOW)  # trainings start in the experiment's folder, and find its modules
     spec = specification(tiny_model)
+    spec["controls"]["_override"] = {"metric_logger": {"_component_": "slow.SlowLogger"}}
     spec["controls"].update({"epochs": EPOCHS, "lora_dropout": 0.1, "warmup_steps": 3, "learning_rate": 1e-3})
     sweep = Sweep(folder, slurm, spec)
-    lines = [json.dumps({"input": f"Capitalize: {word} {n}", "output": word.capitalize()}) for n in range(60) for word in WORDS]
+    lines = [json.dumps({"input": f"Capitalize: {word} {n}", "output": word.capitalize()}) for n in range(ROWS_OF_A_WORD) for word in WORDS]
     (folder / "data" / "train.jsonl").write_text("\n".join(lines) + "\n")
     return sweep
 
@@ -65,7 +85,7 @@ def check_evaluated(sweep: Sweep, expected: dict[str, str]) -> None:
 def test_a_lost_controller_a_lost_node_and_a_requeued_job(tmp_path, tiny_model, slurm, undisturbed):
     sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm)
     whole_node = [f"cluster.{stage}.cpus_per_task=4" for stage in ("train", "eval")]
-    sent = sweep.run(*whole_node)
+    sent = sweep.run(*whole_node, STEP_S="0.15")  # 27 s: longer than it takes to give up a node
     assert sent.returncode == 0, sent.stderr
     train = sweep.launches[0]["arrays"][0]["job"]
     nodes = lambda: dict(line.split() for line in slurm.run("squeue", "--noheader", "--array", f"--jobs={train}", "--format=%K %N", "--states=RUNNING").splitlines())  # noqa: E731
@@ -87,7 +107,7 @@ def test_a_training_that_runs_out_of_time_goes_on_after_its_last_epoch(tmp_path,
     """Slurm tells it some time between half a minute and five seconds before the limit."""
     sweep = slow_sweep(tmp_path / "sweep", tiny_model, slurm)
     train = ["cluster.train.timeout_min=1", "cluster.train.signal_delay_s=5", "cluster.train.max_num_timeout=9"]
-    sent = sweep.run("lora_rank=2", *train, "hydra.launcher.wait=true")
+    sent = sweep.run("lora_rank=2", *train, "hydra.launcher.wait=true", STEP_S="0.3")  # 54 s
     assert sent.returncode == 0, sent.stdout + sent.stderr
     check_evaluated(sweep, {"run_000": undisturbed["run_000"]})
     said = sweep.logs("train")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,32 +88,51 @@ def test_a_sweep_is_trained_and_evaluated_from_what_it_was_when_it_was_sent(tmp_
     assert [sweep.results(run)["params"] for run in ("run_000", "run_001")] == [{"lora_rank": 2}, {"lora_rank": 4}]
 
 
-def test_what_is_trained_already_is_only_evaluated(sweep, slurm):
-    trained = sweep.run("stages=[train]", "lora_rank=2", "hydra.launcher.wait=true")
-    assert trained.returncode == 0, trained.stderr
-    rest = sweep.run("hydra.launcher.wait=true")
+@pytest.fixture(scope="module")
+def first_trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, slurm: PrivateSlurm) -> Sweep:
+    """A sweep of which the first run was trained, and not evaluated."""
+    sweep = Sweep(tmp_path_factory.mktemp("trained") / "a sweep", slurm, specification(tiny_model))
+    done = sweep.run("stages=[train]", "lora_rank=2", "hydra.launcher.wait=true")
+    assert done.returncode == 0, done.stderr
+    return sweep
+
+
+@pytest.fixture
+def half(first_trained: Sweep, tmp_path: Path) -> Sweep:
+    """A copy of that sweep, which knows its new place and of no launch."""
+    half = copy.copy(first_trained)
+    half.folder = shutil.copytree(first_trained.folder, tmp_path / "half a sweep", symlinks=True, ignore=shutil.ignore_patterns(".cruijff-kit"))
+    done = half.command("generate", "--force", half.folder)
+    assert done.returncode == 0, done.stderr
+    return half
+
+
+def test_what_is_trained_already_is_only_evaluated(half):
+    rest = half.run("hydra.launcher.wait=true")
     assert rest.returncode == 0, rest.stderr
     assert rest.stderr.startswith("train: done: run_000\n")
-    stages = [(array["stage"], list(array["tasks"].values())) for array in sweep.launches[1]["arrays"]]
+    stages = [(array["stage"], list(array["tasks"].values())) for array in half.launches[0]["arrays"]]
     assert [(stage, len(keys)) for stage, keys in stages] == [("eval", 1), ("train", 1), ("eval", 1)]
     assert "run_000" in stages[0][1][0] and "run_001" in stages[1][1][0]
     assert "run_000" in rest.stdout and "run_001" in rest.stdout  # the table of scores
 
 
-@pytest.mark.parametrize(("name", "stage"), [("data/train.jsonl", "train"), ("evals/data/words.jsonl", "eval")])
-def test_an_input_that_changes_while_jobs_wait_fails_them_with_that_reason(sweep, slurm, name, stage):
+@pytest.mark.parametrize(
+    ("name", "stage", "rank", "run"), [("data/train.jsonl", "train", 4, "run_001"), ("evals/data/words.jsonl", "eval", 2, "run_000")]
+)
+def test_an_input_that_changes_while_jobs_wait_fails_them_with_that_reason(half, slurm, name, stage, rank, run):
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
-        assert sweep.run("lora_rank=2").returncode == 0
-        path = sweep.folder / name
+        assert half.run(f"lora_rank={rank}").returncode == 0
+        path = half.folder / name
         path.write_text(path.read_text().replace("apple", "plums"))
     finally:
         slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
-    sweep.wait()
-    job = next(array["job"] for array in sweep.launches[0]["arrays"] if array["stage"] == stage)
+    half.wait()
+    job = next(array["job"] for array in half.launches[0]["arrays"] if array["stage"] == stage)
     assert slurm.states(str(job)) == {"0": "FAILED"}
-    assert f"{path} changed since this was submitted: submit it again, if it is what you want to use" in sweep.logs(stage)
-    assert not list((sweep.folder / "eval_results" / "run_000").glob("*/*.json"))
+    assert f"{path} changed since this was submitted: submit it again, if it is what you want to use" in half.logs(stage)
+    assert not list((half.folder / "eval_results" / run).glob("*/*.json"))
 
 
 def test_a_file_that_was_only_touched_has_not_changed(sweep):
@@ -120,8 +141,8 @@ def test_a_file_that_was_only_touched_has_not_changed(sweep):
     inputs.check(recorded, "all")
 
 
-def test_the_objective_is_what_a_point_returns(sweep):
-    done = sweep.run("hydra.launcher.wait=true", "lora_rank=2", "evaluation.objective=capitalize/exact/stdev")
+def test_the_objective_is_what_a_point_returns(half):
+    done = half.run("hydra.launcher.wait=true", "lora_rank=2", "evaluation.objective=capitalize/exact/stdev")
     assert done.returncode == 1
     hold = "evaluation.objective is capitalize/exact/stdev, and the results of run_000 hold capitalize/exact/mean, capitalize/exact/stderr"
     assert hold in done.stdout
