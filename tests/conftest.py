@@ -24,14 +24,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LONGEST_FIRST = [
     "slurm/test_living.py",
     "slurm/test_demo.py",
+    "test_real_adapters.py",
     "slurm/test_interruptions.py",
     "test_run.py",
+    "test_adapters.py",
     "test_missing.py",
     "slurm/test_sweep.py",
     "slurm/test_staged_slurm.py",
     "slurm/test_killed_launch.py",
+    "test_evaluation_resume.py",
     "test_resume.py",
+    "test_staged_launcher.py",
     "slurm/test_waiting.py",
+    "slurm/test_group.py",
 ]
 
 
