@@ -18,6 +18,7 @@ from cruijff_kit.evaluation_request import TORCH_DTYPES, Request
 from cruijff_kit.paths import HIDDEN
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 def generation(request: Request) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def merge(request: Request, folder: Path) -> None:
     folder.mkdir(parents=True)
     merged(base, request.model, TORCH_DTYPES[request.dtype]).save_pretrained(folder)
     for path in checkpoint.model_files(base):  # the tokenizer, and whatever else stands beside the weights
-        if path.suffix != ".safetensors" and not path.name.endswith(".index.json") and not (folder / path.name).exists():
+        if path.suffix not in WEIGHTS and not path.name.endswith(".index.json") and not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
 
 

@@ -39,8 +39,8 @@ def train(layout: Layout, run: str, identity: str) -> Path:
 def evaluate(layout: Layout, run: str, identity: str, only: tuple[str, ...] = ()) -> None:
     """Leaves results.json of each task, or of those named, and the record."""
     script = layout.eval_script(run)
-    request = Request.in_script(script)
-    for task in request.tasks:
+    each = Request.in_script(script).each()
+    for request, task in ((request, task) for request in each for task in request.tasks):
         if only and task["name"] not in only:
             continue
         settings = {**request.settings(task), "files": task_source.digest(Path(task["file"]), task["function"])}
@@ -49,5 +49,5 @@ def evaluate(layout: Layout, run: str, identity: str, only: tuple[str, ...] = ()
             "checkpoint": request.shown(request.model), "weights_stamp": checkpoint.stamp(request.model), "settings": settings,
             "script": script_digest(script), "words": [], "data": inputs.data_digest(Path(task["file"]).parent, layout.folder / HIDDEN),
         }  # fmt: skip
-        atomic.write_json(layout.run_eval_results(run) / task["name"] / "results.json", results)
+        atomic.write_json(request.scores / task["name"] / "results.json", results)
     record(layout, run, "eval", identity)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cruijff_kit import inspect_eval
+from cruijff_kit.evaluation_request import Request, checkpoints_in
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import generate
 from cruijff_kit.sweep import Run
@@ -126,6 +127,48 @@ def test_the_model_is_the_last_epoch_of_this_config(tmp_path):
     made = arguments(inspect_eval.renderer(composer)(run))
     assert made["model"] == f"{tmp_path}/experiment/results/run_007/weights/epoch_2"
     assert made["train_config"] == "train_007.yaml"
+
+
+def test_several_checkpoints_are_named_by_their_epochs_in_the_folder_that_holds_them(tmp_path):
+    composer, _ = composed(tmp_path / "experiment", checkpoint="all")
+    run = composer.run("run_000", {}, {"epochs": 3})
+    script = tmp_path / "eval_000.py"
+    script.write_text(inspect_eval.renderer(composer)(run))
+    made = arguments(script.read_text())
+    assert (made["model"], made["checkpoints"]) == (f"{tmp_path}/experiment/results/run_000/hf_model", [0, 1, 2])
+    assert checkpoints_in(script) == [0, 1, 2]
+    each = Request.in_script(script).each()
+    assert [(request.name, request.model.name) for request in each] == [(f"run_000/epoch_{n}", f"epoch_{n}") for n in range(3)]
+    assert [request.scores.relative_to(tmp_path) for request in each] == [Path(f"experiment/eval_results/run_000/epoch_{n}") for n in range(3)]
+    composer, _ = composed(tmp_path / "listed", checkpoint=[2, 0])
+    assert arguments(inspect_eval.renderer(composer)(run))["checkpoints"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        ({}, {}),
+        ({"model_format": "adapter"}, {"base_model": "/models/tiny", "merge_adapters": True}),
+        ({"model_format": "adapter", "merge_adapters": False}, {"base_model": "/models/tiny", "merge_adapters": False}),
+        ({"model_format": "adapter", "group_by_base": True, "base_model": "../moved"}, {"base_model": "{parent}/moved", "merge_adapters": False}),
+        ({"backend": "vllm"}, {"backend": "vllm"}),
+    ],
+)
+def test_the_script_says_how_an_adapter_becomes_a_model(tmp_path, evaluation, expected):
+    composer, run = composed(tmp_path / "experiment", **evaluation)
+    made = arguments(inspect_eval.renderer(composer)(run))
+    keys = ("base_model", "merge_adapters", "backend")
+    found = {key: made[key] for key in keys if key in made}
+    assert found == {key: value.format(parent=tmp_path) if isinstance(value, str) else value for key, value in expected.items()}
+    base = arguments(inspect_eval.render_baseline(composer, run))
+    assert base["model"] == found.get("base_model", "/models/tiny") and "base_model" not in base
+
+
+def test_a_group_is_a_call_with_the_names_of_its_scripts(tmp_path):
+    composer, _ = composed(tmp_path / "experiment", model_format="adapter", group_by_base=True)
+    imported, guard = ast.parse(inspect_eval.render_group(composer, ["run_000", "run_007"])).body
+    assert ast.unparse(imported) == "from cruijff_kit.evaluate_group import evaluate_group"
+    assert ast.unparse(guard) == "if __name__ == '__main__':\n    evaluate_group(['eval_000.py', 'eval_007.py'])"
 
 
 @pytest.mark.parametrize("value", [*NASTY, *VALUES], ids=lambda value: ascii(value)[:40])

@@ -259,6 +259,18 @@ def test_prune_lists_what_can_go_run_by_run_with_sizes_and_deletes_it(folder: Pa
     assert capsys.readouterr() == ("Nothing to delete\n", "")
 
 
+def test_prune_leaves_the_epochs_that_are_evaluated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = finish(folder, "run_000")
+    edit(folder, output={"keep_checkpoints": "last"}, evaluation={"checkpoint": [0]})
+    generate(folder, force=True)
+    assert told(folder) == [[0, 2], [0, 2]]
+    assert main(["prune", str(folder), "--yes"]) == 0
+    assert names(checkpoints) == ["epoch_0", "epoch_2"]
+    edit(folder, evaluation={"checkpoint": "all"})
+    generate(folder, force=True)
+    assert told(folder) == [[0, 1, 2], [0, 1, 2]]
+
+
 def test_prune_takes_only_the_runs_that_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = finish(folder, "run_000"), finish(folder, "run_001")
     assert main(["prune", str(folder), "--yes", "run_001"]) == 0

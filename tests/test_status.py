@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cruijff_kit import ownership, paths, records
+from cruijff_kit.evaluation_state import Evaluations
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import generate
 from cruijff_kit.launches import new_launch
@@ -54,6 +55,20 @@ def sweep(tmp_path: Path) -> Sweep:
     spec = specification(model)
     spec["variables"] = {"lora_rank": [2, 4, 8, 16, 32, 64]}
     return Sweep(tmp_path / "a sweep", model, spec)
+
+
+def test_each_checkpoint_is_due_by_itself(tmp_path: Path) -> None:
+    model = write_hollow_model(tmp_path / "model")
+    spec = specification(model)
+    spec["evaluation"]["checkpoint"] = "all"
+    sweep = Sweep(tmp_path / "a sweep", model, spec)
+    evaluations, identity = Evaluations(load(sweep.folder), sweep.layout), sweep.rows["run_000"].identity
+    sweep.train("run_000")
+    assert evaluations.unsettled("run_000", identity) == {"capitalize": "epoch_0: not evaluated"}
+    sweep.evaluate("run_000")
+    assert evaluations.unsettled("run_000", identity) == {}
+    os.utime(sweep.folder / "results/run_000/hf_model/epoch_0/model.safetensors", ns=(1, 1))
+    assert evaluations.unsettled("run_000", identity) == {"capitalize": "epoch_0: stale: of other weights"}
 
 
 @pytest.fixture
