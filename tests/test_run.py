@@ -180,6 +180,28 @@ def test_weights_of_another_config_are_not_evaluated(swept: tuple[Path, str], tm
     assert "stale" in _scores(folder)
 
 
+def test_other_prompts_than_those_of_the_training_are_a_warning_in_the_log_the_results_and_the_table(
+    swept: tuple[Path, str], tmp_path: Path, cruijff: Command
+) -> None:
+    from inspect_ai.log import read_eval_log
+
+    folder = copied(swept[0], tmp_path / "prompts", cruijff)
+    template = folder / "results/run_001/hf_model/epoch_0/chat_template.jinja"
+    template.write_text(template.read_text().replace("You are tiny.", "You are huge."))
+    done = typed("python", folder / "configs/eval_001.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = results_of(folder, "run_001")
+    (warning,) = results["warnings"]
+    assert warning.startswith("training and evaluation make different prompts of the same messages: they part at token ")
+    training, evaluation = warning.splitlines()[2:4]
+    assert training.startswith("training    ") and training.split(maxsplit=1)[1].startswith("tiny.")
+    assert evaluation.startswith("evaluation  ") and evaluation.split(maxsplit=1)[1].startswith("huge.")
+    assert f"run_001: warning: {warning}\n" in done.stderr
+    assert read_eval_log(str(folder / results["log"]), header_only=True).eval.metadata["prompts"] == {"warnings": [warning], "notes": []}
+    assert results_of(folder, "run_000")["warnings"] == []
+    assert _scores(folder).count("other prompts than in training") == 1
+
+
 def test_a_retired_run_is_in_no_table_and_has_its_scores_again_when_it_comes_back(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
     folder = copied(swept[0], tmp_path / "other", cruijff)
     spec = yaml.safe_load((folder / "experiment.yaml").read_text())
