@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import evaluation_logs, evaluation_results, offline, ownership, parity_probe, paths
+from cruijff_kit import checkpoint, evaluation_logs, evaluation_results, offline, ownership, parity_probe, paths
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluated_model import Models, generation, model_settings, provider
 from cruijff_kit.evaluation_request import Request, check_model, override
@@ -71,7 +71,7 @@ def evaluate_run(request: Request, trained_with: Mapping[str, Any], models: Mode
     with ownership.owned_or_inherited(paths.held(request.folder, "eval", request.run), runs), contextlib.chdir(request.folder):
         # a task that cannot be built is found before the model is loaded
         tasks = [Built.of(request, task) for task in request.tasks]
-        failed = [name for each in request.each() for name in _evaluate_checkpoint(each, tasks, Weights.of(each, trained_with), models)]
+        failed = [name for each in request.each() for name in _evaluate_checkpoint(each, tasks, trained_with, models)]
     if failed:
         print(f"ended in error: {', '.join(failed)}", file=sys.stderr)
     return failed
@@ -99,8 +99,12 @@ class Built:
         return cls(entry, task, hashlib.sha256(json.dumps(samples).encode()).hexdigest())
 
 
-def _evaluate_checkpoint(request: Request, tasks: Sequence[Built], weights: Weights, models: Models) -> list[str]:
-    """Evaluates one checkpoint; returns which tasks ended in error."""
+def _evaluate_checkpoint(request: Request, tasks: Sequence[Built], trained_with: Mapping[str, Any], models: Models) -> list[str]:
+    """Evaluates one checkpoint; returns which tasks ended in error, or the checkpoint that is not there."""
+    if fault := checkpoint.fault(request.model, request.is_adapter):
+        print(f"Cannot load model: {request.shown(request.model)}: {fault}", file=sys.stderr, flush=True)
+        return [request.checkpoint]
+    weights = Weights.of(request, trained_with)
     load = cache(lambda: _load(request, models))
     failed = []
     for built in tasks:
@@ -196,26 +200,33 @@ def _metadata(request: Request, task: str, digest: str, weights: Weights) -> dic
 
 def _run_task(request: Request, built: Any, model: Any, log_dir: Path, metadata: Mapping[str, Any]) -> Any:
     """The log of one task: a finished one that lies in `log_dir`, or a new one, or one that is gone on with."""
-    from inspect_ai import eval_set
     from inspect_ai._util.error import PrerequisiteError
+
+    try:
+        return _eval_set(request, built, model, log_dir, metadata)
+    except PrerequisiteError as error:  # of another version of Inspect, or of a server that was started otherwise
+        if not evaluation_logs.set_aside_others(log_dir, str(error)):
+            raise CruijffKitError(f"{request.shown(log_dir)}: {error}") from error
+        return _eval_set(request, built, model, log_dir, metadata)
+
+
+def _eval_set(request: Request, built: Any, model: Any, log_dir: Path, metadata: Mapping[str, Any]) -> Any:
+    from inspect_ai import eval_set
 
     evaluation_logs.set_aside_unreadable(log_dir)
     epochs = built.epochs or 1
     samples = len(built.dataset) if request.limit is None else min(request.limit, len(built.dataset))
-    try:
-        _, logs = eval_set(
-            tasks=[built],
-            model=model,
-            log_dir=str(log_dir),
-            limit=request.limit,
-            metadata=dict(metadata),
-            display="none",
-            log_realtime=False,
-            log_buffer=evaluation_logs.log_buffer(samples * epochs),
-            retry_attempts=1,
-            **generation(request),
-        )
-    except PrerequisiteError as error:  # an older log there, which this version of Inspect or of the task does not go on with
-        raise CruijffKitError(f"{request.shown(log_dir)}: {error}\nmove that folder away to evaluate anew") from error
+    _, logs = eval_set(
+        tasks=[built],
+        model=model,
+        log_dir=str(log_dir),
+        limit=request.limit,
+        metadata=dict(metadata),
+        display="none",
+        log_realtime=False,
+        log_buffer=evaluation_logs.log_buffer(samples * epochs),
+        retry_attempts=1,
+        **generation(request),
+    )
     evaluation_logs.set_aside_interrupted(log_dir, logs[0])
     return logs[0]

@@ -36,20 +36,32 @@ def evaluate_group(scripts: Sequence[str]) -> None:
 def _evaluate(scripts: Sequence[Path], words: Sequence[str]) -> int:
     requests = _chosen([Request.in_script(script) for script in scripts], words)
     check_inspect()
-    failed, left_out, runs = [], [], [request.run for request in requests]
-    with Models([each.model for request in requests for each in request.each()]) as models:
-        for request in sorted(requests, key=lambda request: (str(request.base_model), request.dtype, request.device)):
-            try:
-                trained_with = check_model(request)
-            except CruijffKitError as error:
-                print(f"{request.run} is left out: {error}", file=sys.stderr, flush=True)
-                left_out.append(request.run)
-                continue
-            if not _is_evaluated(request, trained_with, models, runs):
+    trained, failed = _trained(requests)
+    left_out = [request.run for request in requests if request.run not in trained and request.run not in failed]
+    ready = [request for request in requests if request.run in trained]
+    ready.sort(key=lambda request: (str(request.base_model), request.dtype, request.device))
+    with Models([each.model for request in ready for each in request.each()]) as models:
+        for request in ready:
+            if not _is_evaluated(request, trained[request.run], models, [each.run for each in requests]):
                 failed.append(request.run)
     if failed or left_out:
         print(f"{len(failed + left_out)} of {len(requests)} runs were not evaluated, or not well: {', '.join(failed + left_out)}", file=sys.stderr)
     return 1 if failed or left_out and RECORDED not in os.environ else 0  # in a sweep, the training has said that it failed
+
+
+def _trained(requests: Sequence[Request]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """What check_model says of each run that is trained, and the runs of which it cannot be told; of all others why not is said."""
+    trained: dict[str, Mapping[str, Any]] = {}
+    failed = []
+    for request in requests:
+        try:
+            trained[request.run] = check_model(request)
+        except CruijffKitError as error:
+            print(f"{request.run} is left out: {error}", file=sys.stderr, flush=True)
+        except Exception:  # a file that cannot be read is no reason to leave the others out
+            traceback.print_exc()
+            failed.append(request.run)
+    return trained, failed
 
 
 def _chosen(requests: Sequence[Request], words: Sequence[str]) -> list[Request]:
@@ -66,16 +78,22 @@ def _is_evaluated(request: Request, trained_with: Mapping[str, Any], models: Mod
     try:
         with _recorded(request):
             if failed := evaluate_run(request, trained_with, models, runs):
-                raise CruijffKitError(f"ended in error: {', '.join(failed)}")
+                raise _TasksFailed(f"ended in error: {', '.join(failed)}")
         return True
     except ownership.TakenOver:
         raise
+    except _TasksFailed:  # said; the model is as it was
+        return False
     except Exception as error:  # a fault of ours too: the others are evaluated all the same
         if not isinstance(error, CruijffKitError):
             traceback.print_exc()
         print(f"{request.run}: {error}", file=sys.stderr, flush=True)
         models.close()
         return False
+
+
+class _TasksFailed(CruijffKitError):
+    """Tasks of a run ended in error."""
 
 
 @contextmanager

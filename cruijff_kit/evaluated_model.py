@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -22,12 +24,12 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 def generation(request: Request) -> dict[str, Any]:
-    """Inspect's generation settings: greedy without a temperature above 0, which transformers takes as do_sample alone.
+    """Inspect's generation settings: greedy without a temperature, whatever a task asks for, and the log says so.
 
     Who samples and gives no seed gets seed 0: without one, nobody could have the same answers again.
     """
-    settings = {key: value for key, value in request.generate.items() if key != "temperature" or value}
-    settings = {"seed": 0, **settings} if settings.get("temperature") else settings
+    settings = {"temperature": 0.0, **request.generate}
+    settings = {"seed": 0, **settings} if settings["temperature"] else settings
     return vllm_backend.generation(settings, _has_chat_template(request)) if request.backend == "vllm" else settings
 
 
@@ -76,7 +78,7 @@ class Models:
         base = self._base_of(request)
         if base is None or base != self._base:
             self.close()
-        shutil.rmtree(_merged_folder(request), ignore_errors=True)  # what an evaluation that was killed left
+        shutil.rmtree(_merged_folder(request).parent, ignore_errors=True)  # what an evaluation of this run that was killed left
         folder = self._folder(request)
         if request.backend == "vllm":
             self._model = self._served(request, folder)
@@ -104,9 +106,9 @@ class Models:
     def _folder(self, request: Request) -> Path:
         """The folder of the whole model: merged now, or the base model of the adapter."""
         if request.base_model is None:
-            return _view(request, request.model, request.model.name if request.train_config else "model")
+            return _view(request.model, request.run, request.model.name if request.train_config else "model")
         if not request.merge_adapters:
-            return _view(request, request.base_model, "base")
+            return _base_view(request)
         folder = _merged_folder(request)
         self._merged = folder.absolute()  # whoever closes us may be in another folder by then
         merge(request, folder)
@@ -164,11 +166,17 @@ def _arguments(request: Request, folder: Path, **more: Any) -> dict[str, Any]:
     }
 
 
-def _view(request: Request, folder: Path, name: str) -> Path:
+def _view(folder: Path, *names: str) -> Path:
     """A folder that shows the model without adapters, which transformers would load on top of it."""
-    view = Path(HIDDEN, "models", request.run, name)
+    view = Path(HIDDEN, "models", *names)
     checkpoint.without_adapter(folder, view)
     return view
+
+
+def _base_view(request: Request) -> Path:
+    """The same one for all adapters on a base model: a server is known by the path of what it serves."""
+    assert request.base_model is not None
+    return _view(request.base_model, f"of_{hashlib.sha256(os.fsencode(request.shown(request.base_model))).hexdigest()[:16]}")
 
 
 def _merged_folder(request: Request) -> Path:
@@ -190,7 +198,7 @@ def merge(request: Request, folder: Path) -> None:
             f"the merged model of {request.name} takes {human(needed)}, and {human(free)} are free in {request.shown(folder.absolute().parent)}\n"
             "  make room, or evaluate the adapter on its base model: merge_adapters: false"
         )
-    base = _view(request, request.base_model, "base")
+    base = _base_view(request)
     folder.mkdir(parents=True)
     merged(base, request.model, TORCH_DTYPES[request.dtype]).save_pretrained(folder)
     for path in checkpoint.model_files(base):  # the tokenizer, and whatever else stands beside the weights

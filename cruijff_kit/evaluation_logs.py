@@ -37,6 +37,14 @@ def set_aside_unreadable(log_dir: Path) -> None:
             print(f"warning: {_set_aside(path, 'unreadable')}: cannot be read, evaluated without it: {error}", file=sys.stderr)
 
 
+def set_aside_others(log_dir: Path, why: str) -> bool:
+    """Renames all logs there, with which Inspect does not go on; whether there were any."""
+    paths = sorted(log_dir.glob("*.eval"))
+    for path in paths:
+        print(f"warning: {_set_aside(path, 'other')}: evaluated without it: {why}", file=sys.stderr)
+    return bool(paths)
+
+
 def set_aside_interrupted(log_dir: Path, log: Any) -> None:
     """Renames the logs that interrupted evaluations left, once `log` holds their samples: whoever reads all logs counts them once."""
     if log.status != "success":

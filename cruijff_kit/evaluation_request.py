@@ -194,7 +194,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
 
 
 def check_model(request: Request) -> dict[str, Any]:
-    """That the weights of every checkpoint are whole and are those of this run; what they were trained with instead of its config.
+    """That the weights are whole, of several checkpoints those of any, and are those of this run; what they were trained with instead.
 
     Another seed may differ: it makes a replicate of the same run. Where the seed
     is swept it may not. So may the base model's folder, which may have been moved.
@@ -204,9 +204,10 @@ def check_model(request: Request) -> dict[str, Any]:
         CruijffKitError: `Cannot load model: …` with the reason.
     """
     faults = {each.shown(each.model): checkpoint.fault(each.model, each.is_adapter) for each in request.each()}
-    if request.base_model is not None:
-        faults[request.shown(request.base_model)] = checkpoint.fault(request.base_model)
-    faults = {name: fault for name, fault in faults.items() if fault}
+    some = request.checkpoints is not None and None in faults.values()  # an earlier epoch may have been removed
+    faults = {} if some else {name: fault for name, fault in faults.items() if fault}
+    if request.base_model is not None and (fault := checkpoint.fault(request.base_model)):
+        faults[request.shown(request.base_model)] = fault
     other: dict[str, Any] = {}
     if not faults and request.train_config is not None:
         fault, other = _trained_otherwise(request, request.train_config)

@@ -68,6 +68,8 @@ class Evaluations:
             try:
                 wanted = checkpoints_in(self._layout.eval_script(run))
             except OSError:  # a run that is being made: nothing of it is evaluated
+                wanted = []
+            if not wanted:
                 return [""]
         return [f"epoch_{number}" for number in sorted(wanted)]
 
@@ -110,7 +112,10 @@ class Evaluations:
         base = (results.get("base_model") or {}).get("model")
         if base is not None and request.base_model is not None and request.shown(request.base_model) != base:
             return f"base_model={base}"
-        wanted = request.settings(next(each for each in request.tasks if each["name"] == task.name))
+        entry = next((each for each in request.tasks if each["name"] == task.name), None)
+        if entry is None:
+            return "it is not in its script yet"
+        wanted = request.settings(entry)
         there, here = _shown(results["settings"]), _shown(wanted)
         return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
 

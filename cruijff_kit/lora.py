@@ -29,7 +29,8 @@ def check(on_base: PeftModel, adapter: Path) -> None:
         CruijffKitError: it is not.
     """
     there, _ = checkpoint.header(adapter / checkpoint.ADAPTER_FILES[1])
-    placed = get_peft_model_state_dict(on_base, adapter_name=on_base.active_adapter)
+    # else peft 0.18 adds the base model's own output layer, where LoRA is on it, and asks the Hub
+    placed = get_peft_model_state_dict(on_base, adapter_name=on_base.active_adapter, save_embedding_layers=False)
     if lost := sorted(set(there) ^ set(placed)):
         raise CruijffKitError(f"{adapter} does not fit the base model: {len(lost)} of its tensors have no place there, {lost[0]} for one")
 

@@ -36,7 +36,8 @@ class SeededSampling:
         self.model: Any
         self.tokenizer: Any
         self.not_used = own_settings_only(self.model)
-        self.model.generate = _seeded(self.model.generate, self._take)
+        self._generate: Callable[..., Any] | None = self.model.generate
+        self.model.generate = _seeded(self)
 
     async def generate(self, input: Any, tools: Any, tool_choice: Any, config: Any) -> Any:
         prompt = self.hf_chat(input, tools)  # type: ignore[attr-defined]
@@ -45,14 +46,13 @@ class SeededSampling:
         # up to the queue it awaits nothing: equal prompts are batched in the order in which they are listed here
         return await super().generate(input, tools, tool_choice, config)  # type: ignore[misc]
 
-    def _row_seed(self, seed: int, prompt: str) -> int:
-        from inspect_ai.solver._task_state import sample_state
+    def close(self) -> None:
+        """Lets go of the model: Inspect's thread holds its last batch, and with it our `generate`, until there is another."""
+        self._generate = None
+        super().close()  # type: ignore[misc]
 
-        state = sample_state()
-        asked = (seed, prompt, *((str(state.sample_id), state.epoch) if state else ()))
-        self._asked[asked, state.uuid if state else None] += 1
-        times = self._asked[asked, state.uuid if state else None]
-        return int.from_bytes(hashlib.sha256(repr((asked, times)).encode()).digest())
+    def _row_seed(self, seed: int, prompt: str) -> int:
+        return sample_seed(seed, prompt, self._asked)
 
     def _take(self, tokens: Sequence[int]) -> int | None:
         """The seed of the first request that waits with these tokens."""
@@ -63,16 +63,27 @@ class SeededSampling:
         return seed
 
 
-def _seeded(generate: Callable[..., Any], take: Callable[[Sequence[int]], int | None]) -> Callable[..., Any]:
-    """transformers' `generate`, which draws for each row by itself."""
+def sample_seed(seed: int, prompt: str, asked: Counter[Any]) -> int:
+    """What the sample that is being solved draws with, by its id, its epoch, and how often it has asked this; `asked` counts that."""
+    from inspect_ai.solver._task_state import sample_state
+
+    state = sample_state()
+    what = (seed, prompt, *((str(state.sample_id), state.epoch) if state else ()))
+    asked[what, state.uuid if state else None] += 1
+    times = asked[what, state.uuid if state else None]
+    return int.from_bytes(hashlib.sha256(repr((what, times)).encode()).digest())
+
+
+def _seeded(api: SeededSampling) -> Callable[..., Any]:
+    """transformers' `generate` of the API's model, which draws for each row by itself."""
 
     def seeded(*, input_ids: Any, attention_mask: Any, do_sample: bool, **settings: Any) -> Any:
-        seeds = [take(row[mask.bool()].tolist()) for row, mask in zip(input_ids, attention_mask)]
+        seeds = [api._take(row[mask.bool()].tolist()) for row, mask in zip(input_ids, attention_mask)]
+        warpers = _warpers(*(settings.pop(name, None) for name in ("temperature", "top_k", "top_p")))
         if do_sample:
-            warpers = _warpers(settings.pop("temperature", None), settings.pop("top_k", None), settings.pop("top_p", None))
             settings["logits_processor"] = [*warpers, _RowSampler(seeds)]
-            do_sample = False
-        return generate(input_ids=input_ids, attention_mask=attention_mask, do_sample=do_sample, **settings)
+        assert api._generate is not None
+        return api._generate(input_ids=input_ids, attention_mask=attention_mask, do_sample=False, **settings)
 
     return seeded
 
@@ -81,7 +92,7 @@ def _warpers(temperature: float | None, top_k: int | None, top_p: float | None) 
     """What narrows the choice, in the order of transformers' own sampling."""
     from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    warpers: list[Any] = [] if temperature is None else [TemperatureLogitsWarper(float(temperature))]
+    warpers: list[Any] = [TemperatureLogitsWarper(float(temperature))] if temperature else []
     if top_k:
         warpers.append(TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1:

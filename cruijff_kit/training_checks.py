@@ -251,6 +251,9 @@ def _base_faults(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[
         folder = experiment.path(evaluation.base_model)
         if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
             yield Fault("base_model", f"{folder} is no Hugging Face model: config.json or model*.safetensors is missing", "leave it out: it is the model that is trained")
+    elif any(not name.endswith(".safetensors") for name in weight_files(find(config, "checkpointer.checkpoint_files")) or ()):
+        what = "adapters are evaluated on a base model in safetensors, and the one that is trained is in another format"
+        yield Fault("model_format", what, "model_format: hf, or base_model: a folder with the same weights in safetensors", reads=("checkpointer.checkpoint_files",))
     if evaluation.backend == "vllm" and not evaluation.merges and (evaluation.dtype or config.get("dtype")) == "fp32":
         yield Fault("evaluation.dtype", "vLLM computes adapters in bf16 or fp16 only", "dtype: bf16 below evaluation, or merge_adapters: true", reads=("dtype",))
     component = str(find(config, "model._component_"))

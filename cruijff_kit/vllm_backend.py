@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES
+from cruijff_kit.seeded_sampling import sample_seed
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes, beside 1
 START_LIMIT_S = 1800  # weights are read and kernels compiled; the provider would wait for ever
@@ -48,7 +50,7 @@ def load(
     """
     wanted = [*([adapter] if adapter else []), *adapters]
     _check(base, wanted, dtype)
-    arguments = _server_arguments(wanted, dtype, has_chat_template)
+    arguments = _server_arguments(wanted, adapter, dtype, has_chat_template)
     from inspect_ai.model import GenerateConfig, get_model
 
     _prepare()
@@ -64,8 +66,22 @@ def load(
     except BaseException:  # of a signal's handler too: the provider has no hold on a server that is still starting
         _end(_children() - before)
         raise
+    _seed_by_sample(model.api)
     atexit.register(close, model)
     return model
+
+
+def _seed_by_sample(api: Any) -> None:
+    """Has each sample and epoch ask with a seed of its own: with one for all, every epoch would get the same answer."""
+    ask, asked = api.generate, Counter()
+
+    async def generate(input: Any, tools: Any, tool_choice: Any, config: Any) -> Any:
+        if config.seed is not None:
+            own = sample_seed(config.seed, repr([(message.role, message.text) for message in input]), asked)
+            config = config.model_copy(update={"seed": own % 2**31})
+        return await ask(input, tools, tool_choice, config)
+
+    api.generate = generate
 
 
 def close(model: Any) -> None:
@@ -81,29 +97,31 @@ def close(model: Any) -> None:
 def generation(generate: Mapping[str, Any], has_chat_template: bool) -> dict[str, Any]:
     """Inspect's generation settings for vLLM; to be given to the evaluation as well, where they go before a task's own.
 
-    The server samples, as the model's generation_config.json says, unless the temperature is 0. Of a chat template it
-    adds no BOS of its own; without a template, plain text has one, as it has in transformers.
+    What is not given the server takes from the model's generation_config.json, a repetition_penalty for greedy answers
+    too: so all of it is given. Inspect hands no top_k on. Of a chat template the server adds no BOS of its own; without a
+    template, plain text has one, as it has in transformers.
     """
-    plain = {} if has_chat_template else {"extra_body": {"add_special_tokens": True, **generate.get("extra_body", {})}}
-    return {"temperature": 0.0, **generate, **plain}
+    body = {"repetition_penalty": 1.0, "top_k": generate.get("top_k", -1), "min_p": 0.0}
+    plain = {} if has_chat_template else {"add_special_tokens": True}
+    return {"temperature": 0.0, "top_p": 1.0, **generate, "extra_body": {**body, **plain, **generate.get("extra_body", {})}}
 
 
-def _server_arguments(adapters: Collection[Path], dtype: str, has_chat_template: bool) -> dict[str, Any]:
+def _server_arguments(adapters: Collection[Path], adapter: Path | None, dtype: str, has_chat_template: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {"host": "127.0.0.1", "timeout": START_LIMIT_S, "dtype": TORCH_DTYPES[dtype]}
     if not has_chat_template:
         arguments["use_chat_template"] = False  # the same plain text as that of Inspect's provider hf
     if adapters:
-        arguments |= {"enable_lora": True, "max_lora_rank": _max_rank(adapters)}
+        arguments |= {"enable_lora": True, "max_lora_rank": _max_rank(adapters, adapter)}
     return arguments
 
 
-def _max_rank(adapters: Iterable[Path]) -> int:
-    """The least that --max-lora-rank may be, for it takes no other numbers."""
-    ranks = {adapter: json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"] for adapter in adapters}
-    adapter = max(ranks, key=ranks.__getitem__)
-    if ranks[adapter] > RANKS[-1]:
+def _max_rank(adapters: Iterable[Path], adapter: Path | None) -> int:
+    """The least that --max-lora-rank may be, for it takes no other numbers; one that is too high is refused when it is asked for."""
+    ranks = {each: json.loads((each / "adapter_config.json").read_text(encoding="utf-8"))["r"] for each in adapters}
+    if adapter is not None and ranks[adapter] > RANKS[-1]:
         raise CruijffKitError(f"{adapter}: vLLM serves LoRA ranks up to {RANKS[-1]}, and this one is {ranks[adapter]}: take backend: hf")
-    return next(rank for rank in RANKS if rank >= ranks[adapter])
+    highest = max((rank for rank in ranks.values() if rank <= RANKS[-1]), default=RANKS[0])
+    return next(rank for rank in RANKS if rank >= highest)
 
 
 def _check(base: Path, adapters: Collection[Path], dtype: str) -> None:

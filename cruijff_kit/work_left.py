@@ -112,7 +112,8 @@ def _of_evaluation(run: RunState, wish: Wish, unsettled: Mapping[str, str]) -> s
     state = run.eval
     assert state is not None
     if words := _under_way(state, wish):
-        return words
+        again = "; if it begins before this training ends, the same command again evaluates it"
+        return words + (again if _is_due(run, wish) and words.startswith("left ") else "")
     if state.state in (FAILED, CANCELLED, LOST):
         return _why(state)
     return "; ".join(f"{task}: {why}" for task, why in unsettled.items()) or ("it is trained anew" if _is_due(run, wish) else "its value is asked for")
@@ -136,7 +137,10 @@ def _again(run: RunState, wish: Wish) -> Left:
     under_way = {stage: state for stage, state in run.stages.items() if state.is_under_way}
     if under_way:
         stage, state = next(iter(under_way.items()))
-        raise CruijffKitError(f"{run.run} {stage} is {state.state}: cancel it before it is done again: cruijff-kit cancel DIR {run.run}")
+        raise CruijffKitError(
+            f"{run.run} {stage} is {state.state}: cancel it before it is done again: cruijff-kit cancel DIR {run.run}"
+            "\n  (of runs that are evaluated together, all of it: cruijff-kit cancel DIR)"
+        )
     stages = tuple(stage for stage in wish.stages if stage in run.stages)
     return Left(stages, dict.fromkeys(stages, AGAIN))
 

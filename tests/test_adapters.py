@@ -139,23 +139,25 @@ def test_a_group_leaves_out_what_is_not_trained(swept: tuple[Path, str], tmp_pat
     shutil.rmtree(folder / "results/run_001/hf_model/epoch_2")
     done = typed("python", folder / "configs/eval_group.py", cwd=tmp_path)
     assert done.returncode == 1
-    assert "run_001 is left out: Cannot load model: results/run_001/hf_model/epoch_2: there is no such folder" in done.stderr
+    lacks = "its training has not ended: results/run_001/hf_model/epoch_2: there is no such folder"
+    assert f"run_001 is left out: Cannot load model: results/run_001/hf_model: {lacks}" in done.stderr
     named = typed("python", folder / "configs/eval_group.py", "run_000", cwd=tmp_path)
     assert named.returncode == 0, named.stderr
     unknown = typed("python", folder / "configs/eval_group.py", "run_00", cwd=tmp_path)
     assert (unknown.returncode, unknown.stderr) == (1, "there is no run 'run_00': did you mean 'run_000'?\n")
 
 
-def test_an_adapter_that_is_half_written_is_not_evaluated(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
+def test_a_checkpoint_that_is_half_written_is_named_and_the_others_are_evaluated(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
     folder = copied(swept[0], tmp_path / "half", cruijff)
     weights = folder / "results/run_000/hf_model/epoch_0/adapter_model.safetensors"
     size = weights.stat().st_size
     os.truncate(weights, size - 1)
     done = typed("python", folder / "configs/eval_000.py", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"Cannot load model: results/run_000/hf_model/epoch_0: adapter_model.safetensors has {size - 1:,} bytes and should have {size:,}\n"
-    )
+    fault = f"Cannot load model: results/run_000/hf_model/epoch_0: adapter_model.safetensors has {size - 1:,} bytes and should have {size:,}\n"
+    assert fault in done.stderr
+    assert done.stderr.endswith("ended in error: epoch_0\n")
+    assert "run_000/epoch_2 capitalize: exact mean" in done.stdout
 
 
 def test_an_evaluation_that_is_ended_removes_the_merged_model(swept: tuple[Path, str], tmp_path: Path, cruijff: Command) -> None:
@@ -198,6 +200,44 @@ def waiting():
 def slow():
     return Task(dataset=json_dataset("data/words.jsonl"), solver=waiting(), scorer=exact())
 '''
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_model_is_let_go_before_the_next_one_is_loaded(swept: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, merge: bool) -> None:
+    """Two of them may not fit on a GPU; Inspect's thread holds on to its last batch."""
+    import asyncio
+    import gc
+    import weakref
+
+    from cruijff_kit.evaluated_model import Models
+    from cruijff_kit.evaluation_request import Request
+
+    request = replace(Request.in_script(swept[0] / "configs/eval_000.py").each()[0], merge_adapters=merge)
+    monkeypatch.chdir(swept[0])
+    with Models() as models:
+        model = models.load(request)
+        asyncio.run(model.generate("Capitalize: apple"))
+        seen = weakref.ref(model.api.model)
+        assert seen() is not None
+    gc.collect()
+    assert seen() is None
+
+
+def test_an_adapter_of_the_output_layer_finds_its_place(tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    from cruijff_kit.lora import adapted
+
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=False)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    trained = get_peft_model(LlamaForCausalLM.from_pretrained(tmp_path / "base"), LoraConfig(target_modules=["q_proj", "lm_head"], init_lora_weights=False))
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    tokens = torch.tensor([[5, 17, 42]])
+    with torch.no_grad():
+        expected, found = trained.eval()(tokens).logits, adapted(LlamaForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")(tokens).logits
+    assert torch.allclose(expected, found, atol=1e-5)
 
 
 def test_merging_without_room_is_refused_before_it_begins(swept: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

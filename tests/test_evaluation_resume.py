@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,7 +183,7 @@ def answers(model, rows: list[int], seeds: dict[int, int], **settings) -> dict[i
     length = max(map(len, prompts))
     padded = torch.tensor([[2] * (length - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    draw = seeded_sampling._seeded(model.generate, lambda tokens: seeds[tokens[0] - 5])
+    draw = seeded_sampling._seeded(SimpleNamespace(_generate=model.generate, _take=lambda tokens: seeds[tokens[0] - 5]))
     made = draw(input_ids=padded, attention_mask=mask, max_new_tokens=12, **settings)
     return {row: tokens.tolist() for row, tokens in zip(rows, made[:, length:])}
 

@@ -17,6 +17,8 @@ import pytest
 
 from cruijff_kit import vllm_backend
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.evaluated_model import Models
+from cruijff_kit.evaluation_request import Request
 
 # In the place of the program: it answers as vLLM's server does, and an adapter answers otherwise than the base model.
 FAKE = '''\
@@ -165,8 +167,11 @@ def test_one_server_serves_the_adapters_of_several_runs_and_their_base_model(vll
     assert vllm.asked("/v1/load_lora_adapter") == [{"lora_name": str(each), "lora_path": str(each)} for each in adapters]
     requests = vllm.asked("/v1/chat/completions")
     assert [each["model"] for each in requests[::2]] == [*map(str, adapters), f"{tmp_path}/base", str(adapters[0])]
-    rest = {"messages": [{"role": "user", "content": "tea"}], "max_tokens": 4, "seed": 7, "temperature": 0.0}
-    assert next({**each, "model": ""} for each in requests if each["messages"] == rest["messages"]) == {**rest, "model": ""}
+    seeds = {(each["model"], each["messages"][0]["content"]): each.pop("seed") for each in requests}
+    assert len(set(seeds.values())) == 2  # a sample's own, whatever the model
+    rest = {"messages": [{"role": "user", "content": "tea"}], "max_tokens": 4, "temperature": 0.0, "top_p": 1.0}
+    unsaid = {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0}  # else it would be as generation_config.json has it
+    assert next({**each, "model": ""} for each in requests if each["messages"] == rest["messages"]) == {**rest, **unsaid, "model": ""}
 
     assert len(vllm.alive()) == 1
     vllm_backend.close(models[0])
@@ -177,11 +182,36 @@ def test_a_base_model_without_a_chat_template_gets_plain_text_with_a_bos(vllm, t
     model = vllm_backend.load(tmp_path / "base", None, "fp32", {"temperature": 0.5}, has_chat_template=False)
     template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     assert vllm.started()[0][-4:] == ["--dtype", "float32", "--chat-template", template]
-    assert vllm_backend.generation({"temperature": 0.5}, has_chat_template=False) == {
+    assert vllm_backend.generation({"temperature": 0.5, "top_k": 9}, has_chat_template=False) == {
         "temperature": 0.5,
-        "extra_body": {"add_special_tokens": True},
+        "top_p": 1.0,
+        "top_k": 9,
+        "extra_body": {"repetition_penalty": 1.0, "top_k": 9, "min_p": 0.0, "add_special_tokens": True},
     }
     assert model.config.model_dump(exclude_none=True) == vllm_backend.generation({"temperature": 0.5}, has_chat_template=False)
+    vllm_backend.close(model)
+
+
+def test_the_runs_of_a_group_share_a_server_which_ends_with_the_last(vllm, tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    common = {"tasks": [], "experiment": "e", "folder": tmp_path, "results_dir": tmp_path, "dtype": "bf16", "device": "cuda", "generate": {}, "limit": None}
+    runs = [Request(run=run, model=adapter(tmp_path / run, 4), base_model=tmp_path / "base", backend="vllm", **common) for run in ("run_000", "run_001")]
+    with Models([each.model for each in runs]) as models:
+        logs = [score(models.load(each), tmp_path / "logs", {}) for each in runs]
+        assert (logs, len(vllm.started()), len(vllm.alive())) == ([1, 1], 1, 1)
+    assert vllm.alive() == []
+
+
+def test_each_epoch_of_a_sample_has_a_seed_of_its_own(vllm, tmp_path):
+    from inspect_ai import Task, eval
+    from inspect_ai.dataset import Sample
+
+    model = vllm_backend.load(tmp_path / "base", None, "bf16", {}, has_chat_template=True)
+    task = Task(dataset=[Sample(input="tea", target="eat")], epochs=3)
+    eval(task, model=model, display="none", log_realtime=False, log_dir=str(tmp_path / "logs"), seed=7, temperature=1.0)
+    assert len({each["seed"] for each in vllm.asked("/v1/chat/completions")}) == 3
     vllm_backend.close(model)
 
 
@@ -223,6 +253,7 @@ def test_what_vllm_would_serve_otherwise_or_not_at_all_is_refused(vllm, tmp_path
     rank_4, rank_513 = adapter(tmp_path / "4", 4), adapter(tmp_path / "513", 513)
     with pytest.raises(CruijffKitError, match="vLLM computes adapters in bf16 or fp16 only: set evaluation.dtype, or merge_adapters: true"):
         load(tmp_path, rank_4, "fp32")
+    assert vllm_backend._max_rank([rank_4, rank_513], rank_4) == 8  # the other one fails alone
     with pytest.raises(CruijffKitError, match=r"/513: vLLM serves LoRA ranks up to 512, and this one is 513: take backend: hf"):
         load(tmp_path, rank_513)
     with pytest.raises(CruijffKitError, match="/a:b: Inspect's vLLM provider takes what follows the ':' for an adapter: move the folder"):
