@@ -90,7 +90,10 @@ def test_without_evaluations_only_the_training_is_left() -> None:
 def test_what_is_under_way_is_not_done_again() -> None:
     with pytest.raises(CruijffKitError) as fault:
         decide(run(SENT, AFTER, NEW), Wish(BOTH, again=["run_003"], adopts=True), NEW, ["a", "b"])
-    assert str(fault.value) == "run_003 train is queued: cancel it before it is done again: cruijff-kit cancel DIR run_003"
+    assert str(fault.value) == (
+        "run_003 train is queued: cancel it before it is done again: cruijff-kit cancel DIR run_003\n"
+        "  (of runs that are evaluated together, all of it: cruijff-kit cancel DIR)"
+    )
 
 
 def test_what_is_no_point_of_the_sweep_is_not_done_again() -> None:
