@@ -86,6 +86,10 @@ def _mapping_text(made: Plan) -> str:
     return same if made.old and same == made.old.render() else new.render()
 
 
+class _InTheWay(CruijffKitError):
+    """Files are there that differ from what is to be written."""
+
+
 def _confirmed(runs: int) -> None:
     """The answer of a program that did not ask, or has asked already."""
 
@@ -120,7 +124,7 @@ def generate(
         made = plan(folder, force=force, keep_ids=keep_ids, cluster=cluster)
         try:
             wanted = _checked(made, force, confirm)
-        except CruijffKitError:
+        except _InTheWay:
             if not (folder / HIDDEN).exists():
                 raise
             made = None  # another command has written meanwhile: looked at anew once it is done
@@ -142,7 +146,7 @@ def _checked(made: Plan, force: bool, confirm: Callable[[int], None]) -> workspa
     needed = wanted.needed()
     differing = needed.differing()
     if differing and not force and not _only_adds_tasks(made, wanted, differing):
-        raise CruijffKitError(_differing_text(made, differing))
+        raise _InTheWay(_differing_text(made, differing))
     workspace.check(needed, made.experiment.folder)
     if len(made.runs) >= MANY_RUNS and needed:
         confirm(len(made.runs))

@@ -120,7 +120,8 @@ def test_the_wheel_declares_the_command_the_license_and_pinned_companions(wheel)
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         metadata = archive.read(f"{info}/METADATA").decode().splitlines()
         assert "The cruijff-kit authors" in archive.read(f"{info}/licenses/LICENSE").decode()
-    assert entry_points == "[console_scripts]\ncruijff-kit = cruijff_kit.cli:main\n"
+    inspect = "[inspect_ai]\ncruijff_kit = cruijff_kit.inspect_providers\n"
+    assert entry_points == f"[console_scripts]\ncruijff-kit = cruijff_kit.cli:main\n\n{inspect}"
     assert "License-Expression: MIT" in metadata
     assert "Requires-Python: >=3.11" in metadata
     assert "Requires-Dist: torchao==0.15.*" in metadata

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,12 +104,23 @@ def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
+@contextmanager
+def held(slurm: PrivateSlurm) -> Iterator[None]:
+    """Nothing that is sent meanwhile begins."""
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        yield
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+
+
 def test_what_is_queued_is_not_sent_again_and_was_frozen(slurm: PrivateSlurm, tmp_path: Path) -> None:
     counted = slurm.counting(tmp_path / "bin")
     app = StagedApp(tmp_path / "app", counted.environment)
     words = ["x=1,2,3", "+cluster.train.array_parallelism=1", "seconds=1"]
-    first = app.run(*words)
-    second = app.run(*words)
+    with held(slurm):
+        first = app.run(*words)
+        second = app.run(*words)
     train, evaluation = ids(first)
     assert len(counted.submissions) == 2
     assert ids(second) == [train, evaluation]
@@ -152,8 +165,9 @@ def test_what_has_no_training_waits_for_none(slurm: PrivateSlurm, app: StagedApp
 
 def test_a_training_that_two_points_share_runs_once_before_both_evaluations(slurm: PrivateSlurm, app: StagedApp) -> None:
     words = ["x=1,2", "+keys={train:'${x}',eval:'${x}a'},{train:'${x}',eval:'${x}b'},{train:'${x}',eval:'${x}b'}"]
-    train, one, other = ids(app.run(*words, "seconds=1"))
-    assert ids(app.run(*words, "seconds=1")) == [train, one, other]
+    with held(slurm):
+        train, one, other = ids(app.run(*words))
+        assert ids(app.run(*words)) == [train, one, other]
     slurm.wait_until_idle()
     assert app.did() == [("eval", 1), ("eval", 1), ("eval", 2), ("eval", 2), ("train", 1), ("train", 2)]
     assert max(line["time"] for line in app.events(stage="train", event="end")) <= max(line["time"] for line in app.events(stage="eval"))
