@@ -8,7 +8,6 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,45 +154,6 @@ def other_model(train_config: Path, results: Path, folder: Path, copy: Path | No
     trained, was = _trained(results, folder, copy)
     there = _model_places(trained, was)
     return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
-
-
-def have_same_weights(one: Path, other: Path) -> bool | None:
-    """Whether the models in two folders have the same weights, in whatever shards; None if that cannot be told: of files of
-    another format, tensors of another dtype, or such as only one of them has.
-    """
-    if one.resolve() == other.resolve():
-        return True
-    try:
-        left, right = _tensors(one), _tensors(other)
-        common = [name for name in left if name in right and left[name][:2] == right[name][:2]]
-        if not all(_content(*left[name][2:]) == _content(*right[name][2:]) for name in common):
-            return False
-        return True if common and len(common) == len(left) == len(right) else None
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        return None
-
-
-def _tensors(folder: Path) -> dict[str, tuple[str, list[int], Path, int, int]]:
-    """By name: dtype, shape, file, and where in it the tensor lies, in bytes."""
-    found = {}
-    for name in shards(folder):
-        tensors, start = header(folder / name)
-        for key, tensor in tensors.items():
-            begin, end = tensor["data_offsets"]
-            found[key] = (tensor["dtype"], tensor["shape"], folder / name, start + begin, end - begin)
-    return found
-
-
-@cache
-def _content(path: Path, offset: int, length: int) -> str:
-    """SHA-256 of a part of a file, read once by a process: of base models, which many adapters share."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(offset)
-        while length > 0 and (block := file.read(min(length, 2**24))):
-            digest.update(block)
-            length -= len(block)
-    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

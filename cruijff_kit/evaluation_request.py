@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import checkpoint, task_source, torchtune_catalog
+from cruijff_kit import base_weights, checkpoint, task_source, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError, closest
 from cruijff_kit.config_tree import output_dir_of, unescape
 
@@ -234,7 +234,7 @@ def _trained_otherwise(request: Request, train_config: Path) -> tuple[str | None
     other = {**difference, **({"model_dir": place} if place else {})}
     base = output_dir_of(config, "checkpointer.checkpoint_dir")
     if request.base_model is not None and base is not None:
-        same = checkpoint.have_same_weights(base, request.base_model)
+        same = base_weights.are_same(base, request.base_model)
         if same is False:
             return f"the adapter was trained on other weights, those in {base}, than base_model has: {request.shown(request.base_model)}", {}
         other |= {} if same else {"model_dir": str(base)}

@@ -73,6 +73,8 @@ def run(
         raise
     if process.returncode != 0:
         family.end(GRACE_S)
+        if look is not None:
+            look()  # it may have noticed before us that the folder is another's
         raise CommandFailed(command[0], process.returncode, tail)
 
 
