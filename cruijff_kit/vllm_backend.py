@@ -117,7 +117,8 @@ def _server_arguments(adapters: Collection[Path], adapter: Path | None, dtype: s
 
 def _max_rank(adapters: Iterable[Path], adapter: Path | None) -> int:
     """The least that --max-lora-rank may be, for it takes no other numbers; one that is too high is refused when it is asked for."""
-    ranks = {each: json.loads((each / "adapter_config.json").read_text(encoding="utf-8"))["r"] for each in adapters}
+    configs = {each: each / "adapter_config.json" for each in adapters}
+    ranks = {each: json.loads(config.read_text(encoding="utf-8"))["r"] for each, config in configs.items() if config.is_file()}
     if adapter is not None and ranks[adapter] > RANKS[-1]:
         raise CruijffKitError(f"{adapter}: vLLM serves LoRA ranks up to {RANKS[-1]}, and this one is {ranks[adapter]}: take backend: hf")
     highest = max((rank for rank in ranks.values() if rank <= RANKS[-1]), default=RANKS[0])

@@ -253,7 +253,7 @@ def test_what_vllm_would_serve_otherwise_or_not_at_all_is_refused(vllm, tmp_path
     rank_4, rank_513 = adapter(tmp_path / "4", 4), adapter(tmp_path / "513", 513)
     with pytest.raises(CruijffKitError, match="vLLM computes adapters in bf16 or fp16 only: set evaluation.dtype, or merge_adapters: true"):
         load(tmp_path, rank_4, "fp32")
-    assert vllm_backend._max_rank([rank_4, rank_513], rank_4) == 8  # the other one fails alone
+    assert vllm_backend._max_rank([rank_4, rank_513, tmp_path / "gone"], rank_4) == 8  # the others fail alone
     with pytest.raises(CruijffKitError, match=r"/513: vLLM serves LoRA ranks up to 512, and this one is 513: take backend: hf"):
         load(tmp_path, rank_513)
     with pytest.raises(CruijffKitError, match="/a:b: Inspect's vLLM provider takes what follows the ':' for an adapter: move the folder"):
