@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -15,6 +16,7 @@ from cruijff_kit import torchtune_catalog, workspace
 from cruijff_kit.config_tree import find, unescape
 from cruijff_kit.identity import identity, normalised
 
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
 ADAPTER_PREFIX = "adapter_"
@@ -96,6 +98,16 @@ def header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         raise ValueError(f"{path.name} is no safetensors file, or was cut off") from None
 
 
+def bytes_in(path: Path, dtype: str) -> int:
+    """What the weights of a safetensors file take in this dtype, `fp32`, by its header.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: the header cannot be read.
+    """
+    tensors, _ = header(path)
+    return sum(math.prod(tensor["shape"]) for tensor in tensors.values()) * ELEMENT_BYTES[dtype]
+
+
 def _shard_fault(path: Path) -> str | None:
     try:
         tensors, start = header(path)
@@ -156,7 +168,7 @@ def other_model(train_config: Path, results: Path, folder: Path, copy: Path | No
     return there[0] if there != _model_places(torchtune_catalog.read_config(train_config), folder) else None
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -199,7 +211,7 @@ def digest(folder: Path, adapter: bool = False) -> str:
     """Digest of the files that make the model, or the adapter: names and contents."""
     whole = hashlib.sha256()
     for path in [folder / name for name in ADAPTER_FILES] if adapter else model_files(folder):
-        whole.update(f"{path.name} {_sha256(path)}\n".encode())
+        whole.update(f"{path.name} {sha256(path)}\n".encode())
     return whole.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -15,8 +14,6 @@ from cruijff_kit.disk_space import free_bytes, human, occupied_bytes
 from cruijff_kit.doctor_report import Check
 from cruijff_kit.plan import Plan
 from cruijff_kit.torchtune_config import weight_files
-
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def check(made: Plan) -> Iterator[Check]:
@@ -75,8 +72,6 @@ def _bytes_to_come(made: Plan, run: str, config: Mapping[str, Any]) -> int:
 def _saved_bytes(path: Path, dtype: str) -> int:
     """What the weights in `path` take when they are saved in the training's dtype, by the file's header."""
     try:
-        tensors, _ = checkpoint.header(path)
-        elements = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    except (OSError, ValueError, LookupError, TypeError):
+        return checkpoint.bytes_in(path, dtype)
+    except (OSError, ValueError, LookupError, TypeError):  # another dtype, too
         return path.stat().st_size if path.is_file() else 0
-    return elements * ELEMENT_BYTES[dtype] if dtype in ELEMENT_BYTES else path.stat().st_size

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import inputs, ownership, paths, provenance, records, torchtune_catalog
+from cruijff_kit import ownership, paths, provenance, records, torchtune_catalog
 from cruijff_kit.errors import CruijffKitError, closest
 from cruijff_kit.evaluate import check_inspect, evaluate_run
 from cruijff_kit.evaluated_model import Models
@@ -108,10 +108,6 @@ def _recorded(request: Request) -> Iterator[None]:
     path, owner = request.results_dir / request.run / paths.RECORD, ownership.Owner.here()
     assert request.train_config
     config = identity(torchtune_catalog.read_config(request.train_config), request.folder)
-
-    def look() -> dict[str, Any]:
-        return {"gpus": provenance.gpus(), "versions": provenance.versions(), "inputs": inputs.digests(recorded, name)}
-
     record = records.fresh(path, request.run, "eval", config, job=owner.job, restart=owner.restart, **known)
-    with records.kept(path, record, look):
+    with records.kept(path, record, lambda: provenance.surroundings(recorded, name)):
         yield

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +17,8 @@ from cruijff_kit.disk_space import free_bytes, human
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES, Request
 from cruijff_kit.paths import HIDDEN
+from cruijff_kit.process_family import exit_when_told
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
@@ -37,7 +36,7 @@ def provider(request: Request) -> str:
     """The name of the Inspect provider that evaluates the request: see inspect_providers."""
     if request.backend == "vllm":
         return "vllm"
-    return "hf_adapter" if request.is_adapter and not request.merge_adapters else "hf_seeded"
+    return "hf_adapter" if request.is_on_base else "hf_seeded"
 
 
 def model_settings(model: Any) -> dict[str, Any]:
@@ -58,12 +57,10 @@ class Models:
         self._adapters = adapters
         self._model: Any = None
         self._base: tuple[Any, ...] | None = None  # what tells the base model that is loaded from others
-        self._merged: Path | None = None
-        self._close: Callable[[Any], None] = _close
+        self._loaded = ExitStack()  # what there is to let go of
 
     def __enter__(self) -> Models:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _leave)  # else it would leave merged weights behind
+        exit_when_told()  # else SIGTERM would leave merged weights behind
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -82,24 +79,22 @@ class Models:
         folder = self._folder(request)
         if request.backend == "vllm":
             self._model = self._served(request, folder)
-            self._close = vllm_backend.close
+            self._loaded.callback(vllm_backend.close, self._model)
+        elif base is not None and self._model is not None:
+            self._model = _switched(self._model.api, request, folder)
         else:
-            self._model = _model(request, folder) if base is None else self._on_base(request, folder)
-            self._close = _close
+            self._model = _model(request, folder)
+            self._loaded.callback(self._model.api.close)
         self._base = base
         return self._model
 
     def close(self) -> None:
         """Lets go of the model, and removes merged weights."""
-        if self._model is not None:
-            self._close(self._model)
         self._model = self._base = None
-        if self._merged is not None:
-            shutil.rmtree(self._merged, ignore_errors=True)
-            self._merged = None
+        self._loaded.close()
 
     def _base_of(self, request: Request) -> tuple[Any, ...] | None:
-        if not request.is_adapter or request.merge_adapters:
+        if not request.is_on_base:
             return None
         return request.base_model, request.dtype, request.device, json.dumps(generation(request), sort_keys=True)
 
@@ -107,54 +102,43 @@ class Models:
         """The folder of the whole model: merged now, or the base model of the adapter."""
         if request.base_model is None:
             return _view(request.model, request.run, request.model.name if request.train_config else "model")
-        if not request.merge_adapters:
+        if request.is_on_base:
             return _base_view(request)
         folder = _merged_folder(request)
-        self._merged = folder.absolute()  # whoever closes us may be in another folder by then
+        self._loaded.callback(shutil.rmtree, folder.absolute(), ignore_errors=True)  # whoever closes us may be in another folder by then
         merge(request, folder)
         return folder
 
-    def _on_base(self, request: Request, view: Path) -> Any:
-        """The adapter on its base model: on that of the request before, if it is the same."""
-        from inspect_ai.model import GenerateConfig, Model
-
-        adapter = request.shown(request.model)
-        if self._model is None:
-            return _model(request, view, adapter_path=adapter)
-        self._model.api.switch(request.name, adapter)
-        return Model(self._model.api, GenerateConfig(**generation(request)), _arguments(request, view, adapter_path=adapter))
-
     def _served(self, request: Request, folder: Path) -> Any:
-        alone = request.is_adapter and not request.merge_adapters
         return vllm_backend.load(
             folder,
-            request.model if alone else None,
+            request.model if request.is_on_base else None,
             request.dtype,
             request.generate,
             has_chat_template=has_chat_template(folder),
-            adapters=self._adapters if alone else (),
+            adapters=self._adapters if request.is_on_base else (),
         )
 
 
-def _leave(signum: int, frame: Any) -> None:
-    raise SystemExit(128 + signum)
+def _switched(api: Any, request: Request, folder: Path) -> Any:
+    """The model of another adapter on the base model that is loaded."""
+    from inspect_ai.model import GenerateConfig, Model
+
+    api.switch(request.name, request.shown(request.model))
+    return Model(api, GenerateConfig(**generation(request)), _arguments(request, folder))
 
 
-def _close(model: Any) -> None:
-    model.api.close()
-
-
-def _model(request: Request, folder: Path, **more: Any) -> Any:
+def _model(request: Request, folder: Path) -> Any:
     from inspect_ai.model import GenerateConfig, get_model
 
     import cruijff_kit.inspect_providers  # noqa: F401  makes the names known, also where we are not installed as a package
 
     config = GenerateConfig(**generation(request))
     # not memoized: Inspect would keep every model that was ever loaded
-    return get_model(f"{provider(request)}/{request.name}", config=config, memoize=False, **_arguments(request, folder, **more))
+    return get_model(f"{provider(request)}/{request.name}", config=config, memoize=False, **_arguments(request, folder))
 
 
-def _arguments(request: Request, folder: Path, **more: Any) -> dict[str, Any]:
+def _arguments(request: Request, folder: Path) -> dict[str, Any]:
     """Of Inspect's hf provider; it samples unless it is told otherwise."""
     return {
         "model_path": str(folder),
@@ -162,7 +146,7 @@ def _arguments(request: Request, folder: Path, **more: Any) -> dict[str, Any]:
         "dtype": TORCH_DTYPES[request.dtype],
         "do_sample": bool(generation(request).get("temperature")),
         "tokenizer_call_args": tokenizer_call_args(folder),
-        **more,
+        **({"adapter_path": request.shown(request.model)} if request.is_on_base else {}),
     }
 
 
@@ -192,7 +176,8 @@ def merge(request: Request, folder: Path) -> None:
     from cruijff_kit.lora import merged
 
     assert request.base_model is not None
-    needed, free = _bytes(request.base_model, request.dtype), free_bytes(folder.absolute())
+    shards = [request.base_model / name for name in checkpoint.shards(request.base_model)]
+    needed, free = sum(checkpoint.bytes_in(path, request.dtype) for path in shards), free_bytes(folder.absolute())
     if needed > free:
         raise CruijffKitError(
             f"the merged model of {request.name} takes {human(needed)}, and {human(free)} are free in {request.shown(folder.absolute().parent)}\n"
@@ -204,12 +189,6 @@ def merge(request: Request, folder: Path) -> None:
     for path in checkpoint.model_files(base):  # the tokenizer, and whatever else stands beside the weights
         if path.suffix not in WEIGHTS and not path.name.endswith(".index.json") and not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
-
-
-def _bytes(model: Path, dtype: str) -> int:
-    """What the weights of `model` take in this dtype, by their headers."""
-    tensors = (tensor for name in checkpoint.shards(model) for tensor in checkpoint.header(model / name)[0].values())
-    return sum(math.prod(tensor["shape"]) for tensor in tensors) * ELEMENT_BYTES[dtype]
 
 
 def tokenizer_call_args(folder: Path) -> dict[str, Any]:

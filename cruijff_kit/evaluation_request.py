@@ -97,6 +97,11 @@ class Request:
     def is_adapter(self) -> bool:
         return self.base_model is not None
 
+    @property
+    def is_on_base(self) -> bool:
+        """Whether the adapter is put on its base model as it is."""
+        return self.is_adapter and not self.merge_adapters
+
     def settings(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """All that the scores of `task` depend on, beside its samples and the weights."""
         form = {"model_format": "adapter", "merge_adapters": self.merge_adapters} if self.is_adapter else {}

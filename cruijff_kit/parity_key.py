@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cruijff_kit import dataset_files, inputs, offline, torchtune_catalog
-from cruijff_kit.checkpoint import ADAPTER_PREFIX
+from cruijff_kit.checkpoint import ADAPTER_PREFIX, sha256
 from cruijff_kit.config_tree import output_dir_of
 
 PACKAGES = ("cruijff-kit", "torchtune", "transformers", "tokenizers", "datasets", "inspect-ai")
@@ -83,18 +83,13 @@ def _held(node: Any) -> Any:
     path = Path(node).expanduser() if isinstance(node, str) else None
     if path is None or not path.exists():
         return node
-    return [str(path.resolve()), _tokenizer_files(path) if path.is_dir() else _sha(path)]
+    return [str(path.resolve()), _tokenizer_files(path) if path.is_dir() else sha256(path)]
 
 
 def _tokenizer_files(folder: Path) -> dict[str, str]:
     """What the files beside the weights hold, by name; not that of an adapter, which no tokenizer reads."""
     small = [path for path in (*folder.iterdir(), *folder.glob(f"{TEMPLATES}/*")) if path.suffix in inputs.SMALL_SUFFIXES and path.is_file()]
-    return {str(path.relative_to(folder)): _sha(path) for path in small if not path.name.startswith(ADAPTER_PREFIX)}
-
-
-def _sha(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(path.relative_to(folder)): sha256(path) for path in small if not path.name.startswith(ADAPTER_PREFIX)}
 
 
 def _fetched_datasets() -> list[str]:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import __version__, node_probe
+from cruijff_kit import __version__, inputs, node_probe
 
 PACKAGES = ("torch", "torchtune", "inspect-ai", "peft", "transformers")
 GIT_TIMEOUT_S = 10.0  # of a repository on a slow disk; the sweep does not wait longer for it
@@ -24,6 +24,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def surroundings(recorded: Path, name: str) -> dict[str, Any]:
+    """What the record of a stage holds of where it runs; `name` is the set of files that it reads, as inputs.record has it in `recorded`."""
+    return {"gpus": gpus(), "versions": versions(), "inputs": inputs.digests(recorded, name)}
 
 
 def gpus() -> list[str]:

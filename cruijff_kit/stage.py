@@ -92,10 +92,8 @@ def _recorded(
     recorded, name = Path(config.inputs.recorded), config.inputs[stage]
     known |= {"job": owner.job, "restart": owner.restart, "log": _log(), "git": config.git and dict(config.git), "anew": config.get("anew") or ""}
 
-    def look() -> dict[str, Any]:
-        return {"gpus": provenance.gpus(), "versions": provenance.versions(), "inputs": inputs.digests(recorded, name)}
-
-    with records.kept(path, records.fresh(path, config.run, stage, config.identity, **known), look, finish):
+    fresh = records.fresh(path, config.run, stage, config.identity, **known)
+    with records.kept(path, fresh, lambda: provenance.surroundings(recorded, name), finish):
         if "frozen" in config:
             inputs.check(recorded, name)
         yield

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.evaluation_request import TORCH_DTYPES
+from cruijff_kit.process_family import exit_when_told
 from cruijff_kit.seeded_sampling import sample_seed
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes, beside 1
@@ -146,8 +146,7 @@ def _prepare() -> None:
     said.addHandler(logging.StreamHandler())
     said.setLevel(logging.INFO)
     said.propagate = False
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it would end us without a word to the server
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    exit_when_told()  # else SIGTERM would end us without a word to the server
 
 
 def _children() -> set[Any]:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from cruijff_kit import records
-from tests.test_run import typed
+from tests.test_run import copied, typed
 from tests.tiny_experiment import specification, write_experiment, write_spec
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,12 +42,6 @@ def completions(folder: Path, results: dict[str, Any]) -> list[str]:
     from inspect_ai.log import read_eval_log
 
     return [sample.output.completion for sample in read_eval_log(str(folder / results["log"])).samples or []]
-
-
-def copied(folder: Path, to: Path, cruijff: Command) -> Path:
-    shutil.copytree(folder, to, symlinks=True)
-    assert cruijff("generate", "--force", to).returncode == 0
-    return to
 
 
 @pytest.fixture(scope="module")
