@@ -16,7 +16,6 @@ from cruijff_kit import torchtune_catalog, workspace
 from cruijff_kit.config_tree import find, unescape
 from cruijff_kit.identity import identity, normalised
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 INDEX = "model.safetensors.index.json"
 CONFIG_COPY = "torchtune_config.yaml"
 ADAPTER_PREFIX = "adapter_"
@@ -105,7 +104,7 @@ def bytes_in(path: Path, dtype: str) -> int:
         OSError, ValueError, LookupError, TypeError: the header cannot be read.
     """
     tensors, _ = header(path)
-    return sum(math.prod(tensor["shape"]) for tensor in tensors.values()) * ELEMENT_BYTES[dtype]
+    return sum(math.prod(tensor["shape"]) for tensor in tensors.values()) * torchtune_catalog.ELEMENT_BYTES[dtype]
 
 
 def _shard_fault(path: Path) -> str | None:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from cruijff_kit import torchtune_catalog
 from cruijff_kit.errors import Fault
+from cruijff_kit.torchtune_catalog import ELEMENT_BYTES
 from cruijff_kit.visible_text import message
 
 if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)

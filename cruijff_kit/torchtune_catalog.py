@@ -20,6 +20,8 @@ from typing import Any
 
 from cruijff_kit.source_names import Definition, Missing, evaluate, find, last_name, lineage, scope, statements
 
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # of the dtypes that recipes train in
+
 
 @dataclass(frozen=True)
 class BaseConfig:
