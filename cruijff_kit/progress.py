@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from cruijff_kit import log_follow, log_text
-
-METRICS_BYTES = 4096  # some lines of torchtune's DiskLogger
+from cruijff_kit import log_text
 
 _NUMBER = r"-?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|inf)"
 # The second number is the step since the beginning of all epochs, or of the last resume in some recipes. It is written
@@ -21,7 +18,6 @@ _BAR = re.compile(
     rf"(?P<epoch>\d{{1,9}})\|\d{{1,12}}\|Loss: (?P<loss>{_NUMBER}):\s+\d+%\|[^|]*\|\s*(?P<step>\d+)/(?P<steps>\d+)"
     r" \[[\d:]+<(?P<left>[\d:]+|\?),\s*(?P<rate>[\d.]+|\?)(?P<unit>it/s|s/it)"  # to its end: a log may end within it
 )
-_TOKENS = re.compile(rf"^Step \d+ \|.* tokens_per_second_per_gpu:(?P<tokens>{_NUMBER})(?:\s|$)", re.MULTILINE)
 _OF_A_RUN = re.compile(r"(run_\d+|base) \S+:")
 # not the command of the stage, which is printed in the same form: `run_000 eval: python configs/eval_000.py`
 _OF_A_TASK = re.compile(rf"(run_\d+|base) \S+: (?:\d+ samples|(?:error|cancelled|started): .*|.+ {_NUMBER})$")
@@ -81,28 +77,17 @@ class Bar:
         return None if self.step_s is None else round(self.left_s + (epochs - self.epoch) * self.steps * self.step_s)
 
 
-def of_training(log_tail: str, metrics_tail: str, epochs: int) -> Progress | None:
+def of_training(log_tail: str, tokens_per_s: float | None, epochs: int) -> Progress | None:
     """How far a training of so many epochs is; None before its first step.
 
     Args:
-        metrics_tail: the end of what torchtune's DiskLogger writes; may be empty.
+        tokens_per_s: what its logger wrote last, which the bar does not show.
     """
     for line in reversed(re.split(r"[\r\n]", log_text.last_start(log_tail))):
         bar = Bar.of(line)
         if bar is not None:
-            tokens = [float(match["tokens"]) for match in _TOKENS.finditer(metrics_tail)]
-            return Progress(bar.epoch, epochs, bar.step, bar.steps, bar.loss, tokens[-1] if tokens else None, bar.remaining_s(epochs))
+            return Progress(bar.epoch, epochs, bar.step, bar.steps, bar.loss, tokens_per_s, bar.remaining_s(epochs))
     return None
-
-
-def metrics_tail(log_dir: Path) -> str:
-    """The end of the newest file of a DiskLogger; each start writes one of its own, log_UNIXTIME.txt.
-
-    Args:
-        log_dir: metric_logger.log_dir of the torchtune config.
-    """
-    files = sorted(log_dir.glob("log_*.txt"))
-    return log_follow.tail(files[-1], METRICS_BYTES) if files else ""
 
 
 def of_evaluation(log_tail: str) -> str | None:

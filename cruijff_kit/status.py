@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cruijff_kit import columns, failure, log_follow, progress, records
+from cruijff_kit import columns, failure, log_follow, progress, records, training_metrics
 from cruijff_kit.disk_space import human, occupied_bytes
 from cruijff_kit.errors import printable
 from cruijff_kit.failure import Failure
@@ -66,7 +66,8 @@ def _progress(layout: Layout, run: RunState) -> Progress | None:
     record = records.read(layout.record("train", run.run))
     if run.train is None or run.train.log is None or record is None or record.epochs is None:
         return None
-    return progress.of_training(log_follow.tail(run.train.log), progress.metrics_tail(layout.run_results(run.run) / "logs"), record.epochs)
+    tokens_per_s = training_metrics.last(layout.run_results(run.run)).get("tokens_per_second_per_gpu")
+    return progress.of_training(log_follow.tail(run.train.log), tokens_per_s, record.epochs)
 
 
 def _said(done: Progress | None) -> str:
