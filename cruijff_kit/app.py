@@ -28,7 +28,7 @@ def run(folder: Path, words: list[str]) -> int:
     from cruijff_kit.generate import generate
     from cruijff_kit.paths import Layout
     from cruijff_kit.plan import plan
-    from cruijff_kit.results import print_scores
+    from cruijff_kit.results_command import print_new
 
     experiment, problems = read(folder)
     if problems:
@@ -38,7 +38,7 @@ def run(folder: Path, words: list[str]) -> int:
         generate(folder, confirm=_many)
     start = time.time()
     status = main(["--config-dir", str(layout.configs), "--config-name", layout.multirun.stem, *words])
-    print_scores(folder, since=start)
+    print_new(folder, since=start)
     return status
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.error(f"unrecognized arguments: {' '.join(rest)}")
     commands = {
         "generate": _generate, "check": _check, "doctor": _doctor, "run": _run, "status": _status, "logs": _logs, "cancel": _cancel,
-        "prune": _prune,
+        "prune": _prune, "results": _results,
     }  # fmt: skip
     return report_faults(lambda: commands[arguments.command](arguments, rest), getattr(arguments, "json", False))
 
@@ -199,6 +199,14 @@ def _status(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         status_watch.watch(arguments.dir, console, arguments.watch)
     else:
         status.print_status(arguments.dir, console)
+    return 0
+
+
+def _results(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.results import collect
+    from cruijff_kit.results_command import Form, show
+
+    show(collect(arguments.dir), Form(arguments.csv, arguments.json, arguments.parquet, arguments.means, arguments.force))
     return 0
 
 

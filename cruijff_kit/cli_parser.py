@@ -30,6 +30,17 @@ examples:
   cruijff-kit doctor . --cluster gpu_node --wait 300
 """
 
+RESULTS_EPILOG = """\
+A run that has no score stands there with the reason. Numbers in files have all of their digits. Where runs differ in
+their seed alone, a second table has the mean of each score and its 95 % confidence interval over seeds.
+
+examples:
+  cruijff-kit results .
+  cruijff-kit results . --csv > scores.csv
+  cruijff-kit results . --parquet means.parquet --means
+  cruijff-kit results . --json | jq '.scores[] | select(.status != "success") | [.run, .task, .status]'
+"""
+
 PRUNE_EPILOG = """\
 Only of runs whose training is finished, and that nobody trains now. What is evaluated stays.
 
@@ -133,6 +144,15 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", text, STATUS_EPILOG)
     status.add_argument("--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="go on until nothing is queued or running, with a look every 5 seconds")
     status.add_argument("--json", action="store_true", help="print it as JSON")
+
+    text = "show every score beside the parameters of its run, as a table or as data"
+    results = command("results", text, RESULTS_EPILOG)
+    form = results.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print it as CSV")
+    form.add_argument("--json", action="store_true", help="print it as JSON")
+    form.add_argument("--parquet", type=Path, metavar="FILE", help="write it to a Parquet file")
+    results.add_argument("--means", action="store_true", help="only the means over seeds")
+    results.add_argument("--force", action="store_true", help="overwrite FILE")
 
     text = "print what a stage of a run said"
     logs = command("logs", text, LOGS_EPILOG)

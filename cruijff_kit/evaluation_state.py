@@ -39,9 +39,14 @@ class Evaluations:
         self._experiment, self._layout = experiment, layout
         self._source = cache(task_source.digest)
         self._data = cache(lambda folder: inputs.data_digest(folder, layout.hidden))
+        self._file = cache(lambda name: experiment.path(experiment.spec.evaluation.tasks_dir or "") / name)
 
     def unsettled(self, run: str, identity: str | None, words: Sequence[str] = ()) -> dict[str, str]:
-        """The tasks that `words` ask for and that are due, and why.
+        """The tasks that `words` ask for and that are due, and why: see `found`."""
+        return lacking(self.found(run, identity, words))
+
+    def found(self, run: str, identity: str | None, words: Sequence[str] = ()) -> dict[tuple[str, str], Found]:
+        """What there is of each task that `words` ask for, by its name and the checkpoint.
 
         Args:
             identity: of the run; None for the baseline.
@@ -49,17 +54,10 @@ class Evaluations:
         """
         named = [json.loads(word.removeprefix("tasks=")) for word in words if word.startswith("tasks=")]
         tasks = [task for task in self._experiment.spec.evaluation.tasks if not named or task.name in named[-1]]
-        found = {task.name: self._lacks(run, identity, task, settings_of(words)) for task in tasks}
-        return {task: lacks for task, lacks in found.items() if lacks}
+        epochs, settings = self._checkpoints(run), settings_of(words)
+        return {(task.name, epoch): self._find(run, identity, task, settings, epoch) for epoch in epochs for task in tasks}
 
-    def _lacks(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str]) -> str:
-        """Why the task is due at one of its checkpoints, and at which."""
-        for epoch in self.checkpoints(run):
-            if lacks := self.find(run, identity, task, words, epoch).lacks:
-                return f"{epoch}: {lacks}" if epoch else lacks
-        return ""
-
-    def checkpoints(self, run: str) -> list[str]:
+    def _checkpoints(self, run: str) -> list[str]:
         """The folders of the run's checkpoints in its results: `epoch_0`, …; one without a name where only the last is evaluated."""
         wanted = self._experiment.spec.evaluation.checkpoint
         if run == BASELINE or wanted == "last":
@@ -73,7 +71,7 @@ class Evaluations:
                 return [""]
         return [f"epoch_{number}" for number in sorted(wanted)]
 
-    def find(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str] = (), epoch: str = "") -> Found:
+    def _find(self, run: str, identity: str | None, task: EvaluationTask, words: Sequence[str], epoch: str) -> Found:
         """What there is of a task at a checkpoint, where `words` are the settings that it should have been evaluated with."""
         path = self._layout.run_eval_results(run) / epoch / task.name / "results.json"
         try:
@@ -83,7 +81,7 @@ class Evaluations:
                 return Found(lacks=stale or f"{results['status']}: {str(results['error']).strip().splitlines()[0]}")
             if note := self._other_settings(results, self._layout.eval_script(run), task, words):
                 return Found(results, f"evaluated with other settings: {note}", note)
-            file = self._file(task)
+            file = self._file(task.file)
             changed = "" if results["data"] == self._data(file.parent) else f"a file beside {file.name} changed since"
             return Found(results, changed, changed)
         except FileNotFoundError:
@@ -95,7 +93,7 @@ class Evaluations:
         settings = results["settings"]
         if results["train_config"] != identity:
             return "stale: of another config"
-        if (settings["function"], settings["args"], settings["files"]) != (task.function, task.args, self._source(self._file(task), task.function)):
+        if (settings["function"], settings["args"], settings["files"]) != (task.function, task.args, self._source(self._file(task.file), task.function)):
             return "stale: of another version of the task"
         base, folder = results.get("base_model"), self._experiment.folder
         if base is not None and _is_other(folder / base["model"], base["stamp"]):
@@ -119,8 +117,14 @@ class Evaluations:
         there, here = _shown(results["settings"]), _shown(wanted)
         return " ".join(f"{name}={there.get(name)}" for name in {**there, **here} if there.get(name) != here.get(name))
 
-    def _file(self, task: EvaluationTask) -> Path:
-        return self._experiment.path(self._experiment.spec.evaluation.tasks_dir or "") / task.file
+
+def lacking(found: Mapping[tuple[str, str], Found]) -> dict[str, str]:
+    """The tasks that are due, and why: at the first of their checkpoints that is."""
+    due: dict[str, str] = {}
+    for (task, epoch), each in found.items():
+        if each.lacks:
+            due.setdefault(task, f"{epoch}: {each.lacks}" if epoch else each.lacks)
+    return due
 
 
 def _is_other(folder: Path, stamp: Mapping[str, Any], adapter: bool = False) -> bool:

@@ -1,102 +1,196 @@
-"""The table of scores: from Inspect's logs, found through each task's results.json."""
+"""Every score of an experiment, run by run, from Inspect's logs and our records; what is missing stands there with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import columns, run_mapping
-from cruijff_kit.evaluation_state import Evaluations
-from cruijff_kit.experiment import Experiment, load
-from cruijff_kit.paths import BASELINE, Layout
-from cruijff_kit.run_mapping import Row
+from cruijff_kit import log_headers, training_metrics
+from cruijff_kit.evaluation_state import Found
+from cruijff_kit.log_headers import Header
+from cruijff_kit.stage_state import DONE, RUNNING, WAITING
+from cruijff_kit.sweep_state import RunState, SweepState, look
+
+SUCCESS = "success"
+NOT_EVALUATED = "not evaluated"
+STDERR = ("stderr", "bootstrap_stderr")
+MEANS = ("accuracy", "mean")  # what Inspect's standard error is one of
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row: a run, a task, and what its log says.
+    """One row: a run, a checkpoint, a task and a metric.
 
     Args:
-        state: `success`, or why there is no score: `not evaluated`, `error`, `stale: …`.
+        run: `base` for the untouched model, which has no parameters.
+        params: its parameters, and what it was trained with instead.
+        checkpoint: `epoch_0`, …; empty where only the last is evaluated.
+        task: empty where nothing is evaluated.
+        scorer, metric: empty where no run has a score of the task.
+        stderr: over the samples of the task, where the metric is their mean.
+        samples: those that were completed.
+        status: `success`, or why there is no score: `training failed: …`, `not evaluated`, `stale: …`.
         note: settings of this evaluation that are not those of experiment.yaml, `limit=5`; that it sent other prompts than training had.
-        epoch: `epoch_0`, …, where not only the last is evaluated.
+        train_loss: the last that was logged up to the end of that epoch: of one step, not of the epoch.
+        tokens: of the evaluation, in and out; those of one task.
+        time_s: of the evaluation of the task, without the time that the model takes to load.
+        train_time_s: of the last attempt.
+        log: Inspect's, relative to the experiment's folder.
     """
 
     run: str
-    params: dict[str, Any]
-    task: str
-    scorer: str
-    metric: str
-    value: float | None
-    stderr: float | None
-    samples: int | None
-    state: str
+    params: Mapping[str, Any]
+    checkpoint: str = ""
+    task: str = ""
+    scorer: str = ""
+    metric: str = ""
+    value: float | None = None
+    stderr: float | None = None
+    samples: int | None = None
+    status: str = NOT_EVALUATED
     note: str = ""
-    epoch: str = ""
+    train_loss: float | None = None
+    tokens: int | None = None
+    time_s: float | None = None
+    train_time_s: float | None = None
+    log: str = ""
 
 
-def print_scores(folder: Path, since: float) -> None:
-    """The scores of every run of the experiment in `folder`, if one was made after the time `since`."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+@dataclass(frozen=True)
+class Results:
+    """The scores of an experiment, the baseline's first.
 
-    experiment = load(folder)
-    mapping = run_mapping.read(Layout.of(experiment))
-    if not experiment.spec.evaluation.enabled or mapping is None:
-        return
-    places = ("*/*/results.json", "*/epoch_*/*/results.json")
-    written = (path.stat().st_mtime for place in places for path in Layout.of(experiment).eval_results.glob(place))
-    if max(written, default=0) < since:
-        return
-    rows = list(scores(experiment, tuple(row for row in mapping.rows if not row.retired)))
-    names = list(dict.fromkeys(name for row in rows for name in row.params))
-    table = Table(title=f"Scores of {experiment.name}", title_justify="left", box=box.SIMPLE)
-    epochs = ["epoch"] if any(row.epoch for row in rows) else []
-    for heading in ("run", *names, *epochs, "task", "metric"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("value", "stderr", "samples"):
-        table.add_column(heading, justify="right")
-    if any(row.note for row in rows):
-        table.add_column("note")
+    Args:
+        notes: logs that were skipped, and what else the reader should know.
+    """
+
+    state: SweepState
+    scores: list[Score]
+    notes: list[str]
+
+
+def collect(folder: Path) -> Results:
+    """All scores of the experiment in `folder`.
+
+    Raises:
+        As sweep_state.look.
+    """
+    state = look(folder)
+    layout = state.layout
+    headers = log_headers.read(log_headers.find(layout.eval_results), layout.hidden / "logs.json")
+    table = _Table(state, headers)
+    scores = _spread([score for run in state.runs for score in table.of_run(run)])
+    return Results(state, scores, [*state.notes, *table.notes, *_strangers(state, headers, table.used), *_versions(headers, table.used)])
+
+
+class _Table:
+    """Makes rows of runs, and remembers which logs they are from."""
+
+    def __init__(self, state: SweepState, headers: Mapping[Path, Header]) -> None:
+        self._state, self._headers = state, headers
+        self.used: set[Path] = set()
+        self.notes: list[str] = []
+
+    def of_run(self, run: RunState) -> Iterator[Score]:
+        metrics = training_metrics.read(self._state.layout.run_results(run.run)) if run.train is not None else []
+        epochs = _epochs(self._state, run)
+        start = Score(run.run, dict(run.params), train_time_s=run.train and run.train.seconds)
+        if run.eval is None:
+            yield replace(start, train_loss=training_metrics.loss_at(metrics, "", epochs), status=_missing(run, NOT_EVALUATED))
+        for (task, epoch), found in run.found.items():
+            row = replace(start, task=task, checkpoint=epoch, train_loss=training_metrics.loss_at(metrics, epoch, epochs))
+            yield from self._of_task(run, found, row)
+
+    def _of_task(self, run: RunState, found: Found, row: Score) -> Iterator[Score]:
+        if found.results is None:
+            yield replace(row, status=_missing(run, found.lacks))
+            return
+        path = self._state.layout.folder / str(found.results.get("log"))
+        header = self._headers.get(path, Header(fault="is gone"))
+        self.used.add(path)
+        log = self._state.layout.relative(path)
+        row = replace(row, params={**row.params, **found.results["trained_with"]}, log=log)
+        if fault := _fault(header, run.run, found):
+            self.notes.append(f"{log}: {fault}: skipped")
+            yield replace(row, status=f"its log {fault}")
+        else:
+            yield from _rows(replace(row, status=SUCCESS, note=_note(found)), header)
+
+
+def _epochs(state: SweepState, run: RunState) -> int | None:
+    """How many epochs its training has."""
+    from cruijff_kit import records
+
+    record = records.read(state.layout.record("train", run.run)) if run.train is not None else None
+    return record.epochs if record is not None else None
+
+
+def _missing(run: RunState, lacks: str) -> str:
+    """Why a run has no score: what went wrong first."""
+    if lacks != NOT_EVALUATED:
+        return lacks
+    if run.train is not None and run.train.state == WAITING:
+        return "not trained"
+    for name, stage in (("training", run.train), ("evaluation", run.eval)):
+        if stage is not None and stage.state not in (DONE, WAITING):
+            return f"{name} {stage.state}" + (f": {stage.why.splitlines()[0]}" if stage.why and stage.state != RUNNING else "")
+    return lacks
+
+
+def _fault(header: Header, run: str, found: Found) -> str:
+    """What is wrong with the log that results.json names."""
+    if header.fault:
+        return header.fault
+    if (header.run, header.digest) != (run, (found.results or {}).get("digest")):
+        return f"is of another evaluation: {header.experiment or 'no experiment of ours'} {header.run}".rstrip()
+    return "" if header.status == SUCCESS else f"ended in status {header.status}"
+
+
+def _note(found: Found) -> str:
+    return ", ".join(filter(None, [found.note, "other prompts than in training" if (found.results or {}).get("warnings") else ""]))
+
+
+def _rows(row: Score, header: Header) -> Iterator[Score]:
+    row = replace(row, samples=header.samples, tokens=header.tokens, time_s=header.seconds)
+    for scorer, metrics in header.scores:
+        error = next((metrics[name] for name in STDERR if name in metrics), None)
+        values = {name: value for name, value in metrics.items() if name not in STDERR} or metrics
+        for name, value in values.items():
+            stderr = error if name in MEANS or len(values) == 1 and name not in STDERR else None
+            yield replace(row, scorer=scorer, metric=name, value=value, stderr=stderr)
+
+
+def _spread(rows: Sequence[Score]) -> list[Score]:
+    """A row that has no score, as one for each metric that other runs have of its task: a table with gaps, not with other columns."""
+    metrics: dict[str, dict[tuple[str, str], None]] = {}
     for row in rows:
-        params = [escape(str(row.params.get(name, ""))) for name in names] + [row.epoch.removeprefix("epoch_") for _ in epochs]
-        value = escape(row.state) if row.value is None else f"{row.value:.4f}"
-        stderr = "" if row.stderr is None else f"{row.stderr:.4f}"
-        table.add_row(row.run, *params, row.task, f"{row.scorer} {row.metric}", value, stderr, str(row.samples or ""), *([escape(row.note)] if row.note else []))
-    columns.console().print(table)
+        if row.status == SUCCESS:
+            metrics.setdefault(row.task, {})[row.scorer, row.metric] = None
+    return [each for row in rows for each in ([row] if row.status == SUCCESS else _gaps(row, list(metrics.get(row.task, {}))))]
 
 
-def scores(experiment: Experiment, rows: tuple[Row, ...]) -> Iterator[Score]:
-    """Every run, the baseline first; what has no valid score is there with the reason."""
-    runs = [(BASELINE, None)] if experiment.spec.evaluation.baseline else []
-    evaluations = Evaluations(experiment, Layout.of(experiment))
-    for run, row in [*runs, *((row.id, row) for row in rows)]:
-        for epoch in evaluations.checkpoints(run):
-            for task in experiment.spec.evaluation.tasks:
-                found = evaluations.find(run, row.identity if row else None, task, epoch=epoch)
-                params = dict(row.params) if row else {}
-                if found.results is None:
-                    yield Score(run, params, task.name, "", "", None, None, None, found.lacks, epoch=epoch)
-                else:
-                    params |= found.results["trained_with"]
-                    log = experiment.folder / found.results["log"]
-                    note = ", ".join(filter(None, [found.note, "other prompts than in training" if found.results.get("warnings") else ""]))
-                    yield from (replace(score, epoch=epoch) for score in _from_log(run, params, task.name, log, note))
+def _gaps(row: Score, metrics: Sequence[tuple[str, str]]) -> list[Score]:
+    return [replace(row, scorer=scorer, metric=metric) for scorer, metric in metrics] or [row]
 
 
-def _from_log(run: str, params: dict[str, Any], task: str, log: Path, note: str) -> Iterator[Score]:
-    from inspect_ai.log import read_eval_log
+def _strangers(state: SweepState, headers: Mapping[Path, Header], used: set[Path]) -> Iterator[str]:
+    """The logs among this experiment's that are no evaluations of it, or that cannot be read."""
+    running = {run.run for run in state.runs if run.eval is not None and run.eval.state == RUNNING}
+    for path, header in headers.items():
+        run = path.relative_to(state.layout.eval_results).parts[0]
+        if path in used or run in running and header.fault:  # one that is written now
+            continue
+        if header.fault:
+            yield f"{state.layout.relative(path)}: {header.fault}: skipped"
+        elif (header.experiment, header.run) != (state.experiment.name, run):
+            yield f"{state.layout.relative(path)}: is not of {run} of this experiment, but of {f'{header.experiment} {header.run}'.strip() or 'none'}: skipped"
 
-    try:
-        results = read_eval_log(str(log), header_only=True).results
-    except (OSError, ValueError, KeyError) as error:
-        yield Score(run, params, task, "", "", None, None, None, f"log unreadable: {error}")
-        return
-    for score in results.scores if results else ():
-        stderr = score.metrics.get("stderr")
-        for name, metric in score.metrics.items():
-            if name != "stderr":
-                yield Score(run, params, task, score.name, name, metric.value, stderr and stderr.value, results.completed_samples, "success", note)
+
+def _versions(headers: Mapping[Path, Header], used: set[Path]) -> Iterator[str]:
+    """That not all scores were made by one version of Inspect."""
+    versions = sorted({headers[path].inspect for path in used if path in headers and not headers[path].fault})
+    if len(versions) > 1:
+        counts = (f"{sum(headers[path].inspect == version for path in used if path in headers)} by {version or 'an unknown one'}" for version in versions)
+        yield f"the scores were made by several versions of Inspect: {', '.join(counts)}"

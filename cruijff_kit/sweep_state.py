@@ -13,7 +13,7 @@ from typing import Any
 
 from cruijff_kit import checkpoint, paths, records, run_mapping, sweep_jobs, workspace
 from cruijff_kit.errors import CruijffKitError, Problem, closest
-from cruijff_kit.evaluation_state import Evaluations
+from cruijff_kit.evaluation_state import Evaluations, Found, lacking
 from cruijff_kit.experiment import FILE_NAME, Experiment, read
 from cruijff_kit.paths import BASELINE, Layout
 from cruijff_kit.records import Record
@@ -34,6 +34,7 @@ class RunState:
         train: None for the untouched model.
         eval: None where nothing is evaluated.
         unsettled: the tasks without a result of what the folder holds now, and why.
+        found: what there is of each task, by its name and the checkpoint; a checkpoint has no name where only the last is evaluated.
         weights_removed: it was trained, and somebody removed its weights since.
     """
 
@@ -44,6 +45,7 @@ class RunState:
     eval: StageState | None
     unsettled: Mapping[str, str] = field(default_factory=dict)
     weights_removed: bool = False
+    found: Mapping[tuple[str, str], Found] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, StageState]:
@@ -169,12 +171,13 @@ class _Observer:
             train = judge(seen, lambda: removed or self._is_trained(run, seen.record), lambda: "its weights are not those that it ended with")
         if not self._experiment.spec.evaluation.enabled:
             return RunState(run, params, identity, train, None, weights_removed=removed)
-        unsettled = self._evaluations.unsettled(run, None if run == BASELINE else identity)
+        found = self._evaluations.found(run, None if run == BASELINE else identity)
+        unsettled = lacking(found)
         seen = self._witnesses(run, "eval", identity)
         evaluated = judge(seen, lambda: not unsettled, lambda: "; ".join(f"{task}: {why}" for task, why in unsettled.items()))
         if train is not None and train.state in OVER_BADLY and evaluated.started_s is None:
             evaluated = _of_untrained(evaluated)
-        return RunState(run, params, identity, train, evaluated, unsettled, removed)
+        return RunState(run, params, identity, train, evaluated, unsettled, removed, found)
 
     def unclear(self, runs: Sequence[RunState]) -> Iterator[sweep_jobs.Sent]:
         """The tasks of which only the accounting may know how they ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -45,9 +46,10 @@ def evaluate(layout: Layout, run: str, identity: str, only: tuple[str, ...] = ()
             continue
         settings = {**request.settings(task), "files": task_source.digest(Path(task["file"]), task["function"])}
         results = {
-            "run": run, "task": task["name"], "status": "success", "error": None, "train_config": identity, "trained_with": {},
+            "experiment": request.experiment, "run": run, "task": task["name"], "status": "success", "error": None, "train_config": identity, "trained_with": {},
             "checkpoint": request.shown(request.model), "weights_stamp": checkpoint.stamp(request.model), "settings": settings,
             "script": script_digest(script), "words": [], "data": inputs.data_digest(Path(task["file"]).parent, layout.folder / HIDDEN),
+            "digest": hashlib.sha256(f"{run} {task['name']}".encode()).hexdigest()[:16],
         }  # fmt: skip
         atomic.write_json(request.scores / task["name"] / "results.json", results)
     record(layout, run, "eval", identity)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cruijff_kit.evaluation_request import Request, check_model
-from cruijff_kit.results import print_scores
+from cruijff_kit.results_command import print_new
 from tests.tiny_experiment import specification, write_experiment, write_spec
 
 BIN = Path(sys.executable).parent
@@ -220,7 +220,7 @@ def test_a_retired_run_is_in_no_table_and_has_its_scores_again_when_it_comes_bac
 
 def _scores(folder: Path) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        print_scores(folder, since=0)
+        print_new(folder, since=0)
     return output.getvalue()
 
 

@@ -1,0 +1,159 @@
+"""What Inspect's logs say in their headers, by Inspect's evals_df; kept by size and time of each file, for reading thousands takes seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cruijff_kit import atomic
+
+BATCH = 64
+VERSION = 1  # of the file that keeps them
+
+
+@dataclass(frozen=True)
+class Header:
+    """A log in short.
+
+    Args:
+        fault: why it cannot be read; all else is empty then.
+        experiment, run, digest: what our evaluations write into its metadata; empty in a log that is not theirs.
+        inspect: the version of Inspect that wrote it.
+        samples: those that were completed.
+        tokens: of all models, in and out.
+        scores: for each scorer, its metrics to the last digit.
+    """
+
+    fault: str = ""
+    experiment: str = ""
+    run: str = ""
+    digest: str = ""
+    status: str = ""
+    inspect: str = ""
+    samples: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    scores: Sequence[tuple[str, Mapping[str, float]]] = field(default_factory=list)
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """Every log of Inspect's below `folder`."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".eval"))
+
+
+def read(paths: Iterable[Path], kept: Path) -> dict[Path, Header]:
+    """The headers of the logs in `paths`.
+
+    Args:
+        kept: the file that keeps those which were read before, by Inspect's present version.
+    """
+    stamps = {path: stamp for path in paths if (stamp := _stamp(path))}
+    before = _kept(kept)
+    found = {path: Header(**before[str(path)][1]) for path, stamp in stamps.items() if before.get(str(path), [None])[0] == stamp}
+    if new := [path for path in stamps if path not in found]:
+        found |= {Path(path): Header(**header) for path, header in _read_all(list(map(str, new)))}
+        known = {str(path): [stamps[path], asdict(header)] for path, header in found.items()}
+        with contextlib.suppress(OSError):  # a colleague's folder: read anew each time
+            atomic.write_text(kept, json.dumps({**_edition(), "logs": known}))
+    return found
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time; None of one that is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["logs"] if {name: found[name] for name in _edition()} == _edition() else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+@cache
+def _edition() -> dict[str, Any]:
+    return {"version": VERSION, "inspect": metadata.version("inspect_ai")}
+
+
+def _read_all(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+    if len(batches) < 4:  # a process of its own costs Inspect's import, which is that of 500 logs
+        for batch in batches:
+            yield from _read_batch(batch)
+        return
+    print(f"reading {len(paths)} logs of Inspect", file=sys.stderr)
+    workers = min(len(os.sched_getaffinity(0)), len(batches) // 2)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for headers in pool.map(_read_batch, batches):
+            yield from headers
+
+
+def _read_batch(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        found = _by_inspect(paths)
+    except Exception as error:  # whatever the bytes make zipfile, json and pydantic raise; it ends the whole batch
+        if len(paths) == 1:
+            return [(paths[0], {"fault": f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"})]
+        found = {}
+    lacking = [path for path in paths if path not in found]  # of a log and its copy evals_df shows one
+    return [*found.items(), *(header for path in lacking for header in _read_batch([path]))]
+
+
+def _by_inspect(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    from inspect_ai.analysis import EvalColumn, evals_df
+
+    # as text: pandas would make floats of whole numbers, and columns of the names of scorers
+    table = evals_df(list(paths), [EvalColumn("header", path=lambda log: json.dumps(_header(log)))], quiet=True)
+    return {path.removeprefix("file://"): json.loads(header) for path, header in zip(table["log"], table["header"], strict=True)}
+
+
+def _header(log: Any) -> dict[str, Any]:
+    from inspect_ai._util.constants import LOG_SCHEMA_VERSION
+
+    if log.version > LOG_SCHEMA_VERSION:
+        return {"fault": f"of a newer Inspect: format {log.version} of a log, where {LOG_SCHEMA_VERSION} is the newest known here"}
+    ours = log.eval.metadata or {}
+    return {
+        **{name: str(ours.get(name) or "") for name in ("experiment", "run", "digest")},
+        "status": log.status,
+        "inspect": log.eval.packages.get("inspect_ai", ""),
+        "samples": log.results and log.results.completed_samples,
+        "tokens": sum(usage.total_tokens for usage in log.stats.model_usage.values()),
+        "seconds": _seconds(log.stats),
+        "scores": _scores(log.results.scores if log.results else []),
+    }
+
+
+def _seconds(stats: Any) -> float | None:
+    from datetime import datetime
+
+    try:
+        return (datetime.fromisoformat(stats.completed_at) - datetime.fromisoformat(stats.started_at)).total_seconds()
+    except (TypeError, ValueError):  # one that did not end
+        return None
+
+
+def _scores(scores: Sequence[Any]) -> list[tuple[str, dict[str, float]]]:
+    """By name; with its reducer where one scorer has several."""
+    names = [score.name for score in scores]
+    return [
+        (f"{score.name} ({score.reducer})" if names.count(score.name) > 1 and score.reducer else score.name, {name: metric.value for name, metric in score.metrics.items()})
+        for score in scores
+    ]
