@@ -107,7 +107,10 @@ class _Table:
         if found.results is None:
             yield replace(row, status=_missing(run, found.lacks))
             return
-        path = self._state.layout.folder / str(found.results.get("log"))
+        if not found.results.get("log"):
+            yield replace(row, status="its results.json names no log")
+            return
+        path = self._state.layout.folder / found.results["log"]
         header = self._headers.get(path, Header(fault="is gone"))
         self.used.add(path)
         log = self._state.layout.relative(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from cruijff_kit.results import Results, collect
 
 @dataclass(frozen=True)
 class Form:
-    """How they are wanted: see cli_parser."""
+    """How they are wanted: see cli_parser; brief: as results_table has it."""
 
     csv: bool = False
     json: bool = False
     parquet: Path | None = None
     only_means: bool = False
     force: bool = False
+    brief: bool = False
 
 
 def show(found: Results, form: Form) -> None:
@@ -53,7 +55,7 @@ def print_new(folder: Path, since: float) -> None:
     places = ("*/*/results.json", "*/epoch_*/*/results.json")
     written = (path.stat().st_mtime for place in places for path in Layout.of(experiment).eval_results.glob(place))
     if experiment.spec.evaluation.enabled and max(written, default=0) >= since:
-        show(collect(folder), Form())
+        show(collect(folder), Form(brief=True))
 
 
 def _print_json(found: Results, summed: list[dict[str, object]], rows: list[dict[str, object]], form: Form) -> None:
@@ -71,7 +73,7 @@ def _write(path: Path, rows: list[dict[str, object]], force: bool) -> None:
     try:
         results_files.write_parquet(rows, path)
     except OSError as error:
-        raise CruijffKitError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise CruijffKitError(f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}") from error
     print(f"{path}: {len(rows)} rows", file=sys.stderr)
 
 
@@ -79,6 +81,6 @@ def _print(found: Results, summed: list[Mean], form: Form) -> None:
     console = columns.console()
     name = found.state.experiment.name
     if not form.only_means:
-        results_table.print_table(f"Scores of {name}", results_table.lines(found.scores, console.width), console)
+        results_table.print_table(f"Scores of {name}", results_table.lines(found.scores, console.width, form.brief), console)
     if summed:
         results_table.print_table(f"{'' if form.only_means else chr(10)}Means over seeds of {name}", results_table.mean_lines(summed, console.width), console)

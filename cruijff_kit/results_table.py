@@ -26,10 +26,14 @@ def print_table(title: str, rows: Iterator[Text], console: Console) -> None:
     console.print(*rows, sep="\n", soft_wrap=True)
 
 
-def lines(scores: Sequence[Score], width: int) -> Iterator[Text]:
-    """A line or more for each score; columns that have nothing in them are left out."""
+def lines(scores: Sequence[Score], width: int, brief: bool = False) -> Iterator[Text]:
+    """A line or more for each score; columns that have nothing in them are left out.
+
+    Args:
+        brief: without tokens, time and the place of the log, however wide the terminal is.
+    """
     names = _names(scores)
-    return _render([_cells(score, names, width >= WIDE) for score in scores], width)
+    return _render([_cells(score, names, width >= WIDE and not brief) for score in scores], width)
 
 
 def mean_lines(means: Sequence[Mean], width: int) -> Iterator[Text]:
