@@ -72,7 +72,7 @@ test: model slurm
 
 # The pages that are made from the code: help, experiment.yaml, cluster profiles.
 docs: setup
-	$(BIN)/python -m tests.documents
+	$(BIN)/python -m tests.generated_docs
 
 bench: model
 	$(BIN)/python -m $(BENCHMARKS)

@@ -13,8 +13,8 @@ from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.resolvers import FUNCTIONS
 from cruijff_kit.schema import Specification
 from cruijff_kit.sweep import check, points
-from tests.documents import DOCS, PAGES, cluster_reference, experiment_reference
-from tests.documents.commands import commands
+from tests.generated_docs import DOCS, PAGES, cluster_reference, experiment_reference
+from tests.generated_docs.commands import commands
 
 COMMANDS = list(commands(parser()))
 SCHEMAS = {"experiment.yaml": Specification.model_json_schema(), **Specification.model_json_schema()["$defs"]}

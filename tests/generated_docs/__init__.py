@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.documents import cluster_reference, commands, experiment_reference
+from tests.generated_docs import cluster_reference, commands, experiment_reference
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 

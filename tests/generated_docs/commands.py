@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from cruijff_kit.cli_parser import parser
-from tests.documents.markdown import NOTICE
+from tests.generated_docs.markdown import NOTICE
 
 COLUMNS = "100"
 
@@ -16,7 +16,7 @@ HEAD = f"""\
 {NOTICE}
 # Commands
 
-What `cruijff-kit COMMAND --help` prints. Exit codes: 1 for a fault in the experiment or a point that failed, 2 for a wrong
+What each command prints with `--help`. Exit codes: 1 for a fault in the experiment or a point that failed, 2 for a wrong
 flag, 3 for a fault of cruijff-kit, 130 for Ctrl-C.
 """
 

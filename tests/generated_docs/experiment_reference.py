@@ -9,7 +9,7 @@ from typing import Any
 from cruijff_kit.parameters import PARAMETERS
 from cruijff_kit.resolvers import FUNCTIONS
 from cruijff_kit.schema import Specification
-from tests.documents.markdown import NOTICE, code, either, table
+from tests.generated_docs.markdown import NOTICE, code, either, table
 
 HEAD = f"""\
 {NOTICE}

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from cruijff_kit.cluster_schema import OPTIONS, Stage
 from cruijff_kit.paths import conf_dir
-from tests.documents.markdown import NOTICE, code, table
+from tests.generated_docs.markdown import NOTICE, code, table
 
 HEAD = f"""\
 {NOTICE}
