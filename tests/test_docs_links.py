@@ -1,4 +1,4 @@
-"""Every link and anchor of the pages leads somewhere, and every cruijff-kit command that they show can be typed."""
+"""Every link and anchor of the pages leads somewhere; what they show can be typed, and what they say of versions is so."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from cruijff_kit.cli_parser import parser
+from cruijff_kit.schema import validated
+from cruijff_kit.yaml_source import read_yaml
 from tests.generated_docs.commands import commands
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -159,3 +161,23 @@ def test_the_pages_show_commands():
 def test_every_command_is_explained_on_a_page_that_a_person_wrote():
     shown = {" ".join(["cruijff-kit", *words]) for page in NOW if page.name != "commands.md" for words in command_lines(page)}
     assert [name for name in NAMES if not any(f"{line} ".startswith(f"{name} ") for line in shown)] == []
+
+
+def experiments(page: Path) -> list[str]:
+    """The YAML on the page that is a whole experiment."""
+    return [token.content for token in tokens(page) if token.type == "fence" and token.info.startswith("yaml") and re.match(r"(#.*\n)*experiment:", token.content)]
+
+
+def test_every_experiment_that_is_shown_has_the_form_of_one(tmp_path: Path):
+    shown = [(page.name, text) for page in NOW for text in experiments(page)]
+    assert {"comparison.md", "experiment_reference.md"} <= {name for name, _ in shown}
+    for name, text in shown:
+        (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
+        assert (name, validated(read_yaml(tmp_path / "experiment.yaml"))[2]) == (name, [])
+
+
+def test_administrators_are_told_of_the_versions_that_the_tests_run_with():
+    lines = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {name.replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+    told = re.findall(r"([a-z-]+)\s+(\d+\.\d+\.\d+)\b(?!\.)", (CHECKOUT / "docs" / "administrators.md").read_text(encoding="utf-8"))
+    assert len(told) > 6 and [(name, version) for name, version in told if pins.get(name) != version] == []
