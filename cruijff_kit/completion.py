@@ -56,6 +56,12 @@ class _Finder(argcomplete.CompletionFinder):
             return found
         return [each for each in anywhere(cword_prefix, parsed_args) if each.startswith(cword_prefix)]
 
+    def quote_completions(self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None) -> list[str]:
+        quoted = super().quote_completions(completions, cword_prequote, last_wordbreak_pos)
+        for each in quoted:
+            self.get_display_completions().setdefault(each, "")  # zsh would show 'None' beside it
+        return quoted
+
 
 def _typed() -> list[str]:
     """The words of the line before the one that is completed."""
@@ -94,6 +100,8 @@ def folders(prefix: str, **_: object) -> list[str]:
     found = [text for text in shown if _holds(os.path.expanduser(text))]
     leading = [f"{text}/" for text in shown if _leads(os.path.expanduser(text), DEPTH, until)]
     here = ["."] if prefix in ("", ".") and _holds(".") else []
+    if not here and not found and len(leading) == 1:
+        return folders(leading[0])  # the only way on
     return [*here, *found, *leading] or [f"{text}/" for text in shown]
 
 

@@ -90,11 +90,11 @@ def is_file(data: str) -> bool:
 def _dataset(data: str, below: Path | None) -> str:
     """The value of `dataset`: the file or id itself, or the mapping of a builder that reads columns as the file has them."""
     inside = is_file(data) and below is not None and Path(data).is_relative_to(below)
-    shown = quoted(escape(escape(os.path.relpath(data, below) if inside else data)))  # read as a control, and then as a path
+    text = escape(os.path.relpath(data, below) if inside else data)
     builder = _builder(Path(data).expanduser()) if is_file(data) else None
     if builder is None:
-        return shown
-    values = {**builder, "source": DATA_FILES[Path(data).suffix.lower()], "data_files": shown, "split": "train"}
+        return quoted(escape(text))  # a text is resolved as a control, and then again as a path
+    values = {**builder, "source": DATA_FILES[Path(data).suffix.lower()], "data_files": quoted(text), "split": "train"}
     return "".join(f"\n    {key}: {value}" for key, value in values.items())
 
 
