@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cruijff_kit import experiment_template, recipe_kinds, torchtune_catalog, workspace
@@ -25,18 +26,17 @@ from cruijff_kit.question import ask, is_answered
 from cruijff_kit.torchtune_config import HF_CHECKPOINTER
 from cruijff_kit.yaml_source import KeyPath
 
-SHOWN = 8  # base configs that a question names
 QUESTIONS = {
     "rank-sweep": "How does LoRA rank affect downstream task performance?",
     "grid": "Which learning rate suits which LoRA rank?",
 }
-ASKED = {
+ASKED = {  # on a terminal, but for the name, which is asked for only where it is wrong
+    "name": "Name of the experiment: letters, digits, '.', '_' and '-'",
     "question": "What do you want to find out?",
     "base_config": "Base config, a name of `tune ls`",
     "model_dir": "Folder of the pretrained weights",
     "data": "Training data: a .json, .jsonl, .csv or .parquet file, or the id of a dataset on the Hub",
 }
-NEEDED = ("base_config", "model_dir", "data")
 # Which answer a fault of the new experiment comes from; of all else it is the base config.
 SOURCES: dict[KeyPath, str] = {
     ("experiment", "name"): "name",
@@ -71,17 +71,17 @@ def init(folder: Path, template: str, given: Mapping[str, str | None], yes: bool
     told = {name: text for name, text in given.items() if text is not None}
     if template == QUICKSTART:
         _check_unasked(told)
-        files, problems = experiment_template.render(template), _problems(experiment_template.render(template))
-        made = [] if not _errors(problems) else _model_commands(files)
+        files = experiment_template.render(template)
+        problems = _problems(files)
     else:
         files, problems = _filled(folder, template, told, not yes and is_answered())
-        made = []
     with workspace.locked(folder / HIDDEN):
         workspace.recover(folder / HIDDEN)
         _check_free(folder, template)
         workspace.write(workspace.Change({folder / name: text for name, text in files.items()}), folder, folder / HIDDEN)
     enter = [f"cd {shlex.quote(str(shown))}"] if folder != Path.cwd() else []
-    commands = [*enter, *made, "cruijff-kit check .", "cruijff-kit generate .", "cruijff-kit run . --multirun"]
+    model = _model_commands(files) if _errors(problems) else []
+    commands = [*enter, *model, "cruijff-kit check .", "cruijff-kit generate .", "cruijff-kit run . --multirun"]
     return Made(sorted(files), commands, [problem for problem in problems if problem.level == "warning"])
 
 
@@ -101,50 +101,63 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _filled(folder: Path, template: str, told: dict[str, str], on_terminal: bool) -> tuple[dict[str, str], list[Problem]]:
+def _filled(folder: Path, template: str, told: Mapping[str, str], on_terminal: bool) -> tuple[dict[str, str], list[Problem]]:
     """The files with the answers in them, and what check warns of; on a terminal a wrong answer is asked for again.
 
     Raises:
         ExperimentError: all answers that are missing or wrong.
     """
-    name = re.sub(r"^\.|[^A-Za-z0-9._-]+", "_", folder.name)[:100] or "experiment"
-    default = {"name": name, "question": QUESTIONS[template]}
-    wrong: dict[str, list[Problem]] = {}
+    default = {"name": re.sub(r"^\.|[^A-Za-z0-9._-]+", "_", folder.name)[:100] or "experiment", "question": QUESTIONS[template]}
+    known = {**default, **told}
+    if on_terminal and "question" not in told:
+        del known["question"]
     while True:
         if on_terminal:
-            told = {**told, **_asked(default, {name: text for name, text in told.items() if name not in wrong})}
-        missing = [Problem(COMMAND_LINE, "missing", _flag(name), fix=ASKED[name]) for name in NEEDED if name not in told]
-        faults = {name: [fault] for name, text in told.items() if (fault := _fault(name, text))}
-        if not missing and not faults:
-            answers = Answers(**{**default, **told, "model_dir": _place(told["model_dir"]), "data": _data(told["data"])})
-            problems = _problems(experiment_template.render(template, answers))
-            faults = _by_answer(_errors(problems), answers)
-            if not faults:
-                return experiment_template.render(template, answers, folder), problems
+            known |= {name: _asked(name, default.get(name)) for name in ASKED if name not in known}
+        answers, faults, warnings = _judged(template, known)
+        if answers and not faults:
+            return experiment_template.render(template, answers, folder), warnings
+        problems = [problem for those in faults.values() for problem in those]
         if not on_terminal:
-            raise ExperimentError([*missing, *(problem for those in faults.values() for problem in those)])
-        wrong = faults
-        for problem in (problem for those in faults.values() for problem in those):
-            print(problem, file=sys.stderr)
+            raise ExperimentError(problems)
+        print(*problems, sep="\n", file=sys.stderr)
+        known = {name: text for name, text in known.items() if name not in faults}
 
 
-def _asked(default: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
-    """The answers on the terminal to what nobody has told yet."""
-    answers = {}
-    for name, text in ASKED.items():
-        if name in told:
-            continue
-        if name == "base_config":
-            some = choices()[:SHOWN]
-            print(f"{', '.join(some)}, … ({len(choices())} in all)", file=sys.stderr)
-        answers[name] = ask(text, default.get(name))
-    if "name" not in told:
-        answers["name"] = default["name"]
-    return answers
+def _asked(name: str, default: str | None) -> str:
+    """The answer on the terminal."""
+    if name == "base_config":
+        print(f"{', '.join(_some_choices())}, … ({len(choices())} in all)", file=sys.stderr)
+    return ask(ASKED[name], default)
 
 
-def choices() -> list[str]:
-    """torchtune's base configs that the templates can start from: LoRA on text, saved as Hugging Face models; small ones first."""
+def _judged(template: str, known: Mapping[str, str]) -> tuple[Answers | None, dict[str, list[Problem]], list[Problem]]:
+    """The answers if all are there, what is wrong with each, and what check warns of."""
+    faults = {name: [fault] for name in ASKED if (fault := _fault(name, known.get(name)))}
+    if faults:
+        return None, faults, []
+    answers = Answers(**{**known, "model_dir": _place(known["model_dir"]), "data": _data(known["data"])})
+    problems = _problems(experiment_template.render(template, answers))
+    return answers, _by_answer(_errors(problems), answers), problems
+
+
+def _fault(name: str, text: str | None) -> Problem | None:
+    """What is wrong with an answer by itself."""
+    flag = _flag(name)
+    if text is None:
+        return Problem(COMMAND_LINE, "missing", flag, fix=ASKED[name])
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return Problem(COMMAND_LINE, f"no text: {text!r}", flag)
+    if name != "base_config" or text in choices():
+        return None
+    listed = text in torchtune_catalog.base_configs()
+    what = f"'{text}' is no base config of LoRA on text that saves Hugging Face models" if listed else f"base config '{text}' not found"
+    return Problem(COMMAND_LINE, what, flag, fix=f"{closest(text, choices()) or 'such as ' + ', '.join(_some_choices())}\n`tune ls` lists them all")
+
+
+@cache
+def choices() -> tuple[str, ...]:
+    """torchtune's base configs that the templates can start from: LoRA on text, saved as Hugging Face models."""
     found = []
     for base in torchtune_catalog.base_configs().values():
         if recipe_kinds.other_kind(base.recipe) is None and base.path.is_file():
@@ -152,18 +165,13 @@ def choices() -> list[str]:
             saved = (config.get("checkpointer") or {}).get("_component_")
             if saved == HF_CHECKPOINTER and torchtune_catalog.is_lora(config) and recipe_kinds.vision_component(config) is None:
                 found.append(base.name)
-    return found
+    return tuple(found)
 
 
-def _fault(name: str, text: str) -> Problem | None:
-    """What is wrong with an answer by itself."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        return Problem(COMMAND_LINE, f"no text: {text!r}", _flag(name))
-    if name != "base_config" or text in choices():
-        return None
-    fix = f"{closest(text, choices()) or 'there are ' + ', '.join(choices()[:SHOWN]) + ', …'}\n`tune ls` lists them all"
-    what = f"'{text}' is no base config of LoRA on text that saves Hugging Face models" if text in torchtune_catalog.base_configs() else f"base config '{text}' not found"
-    return Problem(COMMAND_LINE, what, _flag(name), fix=fix)
+def _some_choices() -> list[str]:
+    """One of each family of models, for one GPU."""
+    single = [name for name in choices() if name.endswith("_lora_single_device")]
+    return list({name.partition("/")[0]: name for name in reversed(single)}.values())[::-1]
 
 
 def _place(text: str) -> str:
@@ -172,7 +180,8 @@ def _place(text: str) -> str:
 
 
 def _data(text: str) -> str:
-    return _place(text) if experiment_template.is_file(text) else text
+    """An id on the Hub as it is; what is there, though it has not the name of a data file, is none."""
+    return _place(text) if experiment_template.is_file(text) or os.path.exists(text) else text
 
 
 def _problems(files: Mapping[str, str]) -> list[Problem]:
@@ -212,6 +221,6 @@ def _by_answer(errors: list[Problem], answers: Answers) -> dict[str, list[Proble
 
 
 def _model_commands(files: Mapping[str, str]) -> list[str]:
-    """What makes the model of quickstart: the commands in the docstring of its script."""
+    """What makes the model of quickstart, which is all that may be wrong with it: the commands in the docstring of its script."""
     text = ast.get_docstring(ast.parse(files["get_model.py"])) or ""
     return [line.strip() for line in text.splitlines() if line.startswith("    ")]

@@ -196,16 +196,16 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
 def test_all_that_is_missing_is_named_at_once(tmp_path, capsys):
     said = refused(capsys, tmp_path / "study", "--template", "rank-sweep", "--base-config", "llama3_1/8B_lora_single_devic")
     assert said == (
+        "command line  --base-config\n"
+        "  base config 'llama3_1/8B_lora_single_devic' not found\n"
+        "  did you mean 'llama3_1/8B_lora_single_device'?\n"
+        "  `tune ls` lists them all\n"
         "command line  --model-dir\n"
         "  missing\n"
         "  Folder of the pretrained weights\n"
         "command line  --data\n"
         "  missing\n"
         "  Training data: a .json, .jsonl, .csv or .parquet file, or the id of a dataset on the Hub\n"
-        "command line  --base-config\n"
-        "  base config 'llama3_1/8B_lora_single_devic' not found\n"
-        "  did you mean 'llama3_1/8B_lora_single_device'?\n"
-        "  `tune ls` lists them all\n"
     )
     assert not (tmp_path / "study").exists()
 
@@ -226,6 +226,18 @@ def test_wrong_answers_are_named_by_their_flags_all_at_once(tmp_path, capsys):
         "  paths start at the folder of experiment.yaml\n"
     )
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("data", ["notes.txt", "folder", "a b", "../data"])
+def test_what_is_neither_a_data_file_nor_an_id_is_refused(data, tmp_path, weights, monkeypatch, capsys):
+    """Otherwise the training would find out."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder").mkdir()
+    shown = tmp_path / data if (tmp_path / data).exists() else data
+    assert refused(capsys, "study", "--template", "rank-sweep", *answered(weights, data)) == (
+        f"command line  --data\n  '{shown}' is neither a Hub id nor a file of a known kind\n  files end in .json, .jsonl, .csv, .parquet\n"
+    )
 
 
 def test_too_few_rows_are_a_fault_of_the_data(tmp_path, weights, capsys):
@@ -293,17 +305,20 @@ def answer(terminal: Terminal, question: str, text: str) -> None:
 
 
 def test_a_terminal_is_asked_for_what_has_no_default_and_again_for_what_is_wrong(tmp_path, weights, data):
-    with asking(tmp_path / "study", "--template", "rank-sweep", "--data", data) as terminal:
+    with asking(tmp_path / "study", "--template", "rank-sweep", "--data", data, "--name", "a b") as terminal:
         answer(terminal, f"What do you want to find out? [{init.QUESTIONS['rank-sweep']}]: ".rstrip(), "\n")
         answer(terminal, "Base config, a name of `tune ls`:", "llama3_1/8B_lora\n")
         answer(terminal, "Folder of the pretrained weights:", f"{tmp_path}\n")
         terminal.wait_for("lacks config.json")
+        answer(terminal, "Name of the experiment: letters, digits, '.', '_' and '-' [study]:", "ranks\n")
         answer(terminal, "Folder of the pretrained weights:", f"{weights}\n")
         assert terminal.wait() == 0
         shown = "\n".join(terminal.everything)
-    assert f"{', '.join(init.choices()[:8])}, … ({len(init.choices())} in all)" in shown
+    assert "llama3_1/8B_lora_single_device, llama3_2/1B_lora_single_device, mistral/7B_lora_single_device, " in shown
+    assert f", … ({len(init.choices())} in all)" in shown
     assert f"✓ Wrote {tmp_path}/study (rank-sweep): {', '.join(FILES)}" in shown
     spec = load(tmp_path / "study").spec
+    assert spec.experiment.name == "ranks"
     assert (spec.experiment.question, spec.framework_config.base_config) == (init.QUESTIONS["rank-sweep"], "llama3_1/8B_lora")
 
 
