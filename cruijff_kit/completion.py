@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import argcomplete
-from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 from argcomplete.lexers import split_line
 
 FILE_NAME = "experiment.yaml"  # as in experiment.py, whose import takes longer than a TAB may
@@ -93,10 +92,8 @@ def folders(prefix: str, **_: object) -> list[str]:
 
     Where none does, as far as was looked, all folders.
     """
-    parent, start = os.path.split(prefix)
-    place, until = os.path.expanduser(parent) or ".", time.monotonic() + SEARCH_S
-    names = sorted(entry.name for entry in _below(place) if entry.name.startswith(start) and (start or not entry.name.startswith(".")))
-    shown = [os.path.join(parent, name) for name in names]
+    until = time.monotonic() + SEARCH_S
+    shown = [text for text, is_folder in _named(prefix) if is_folder]
     found = [text for text in shown if _holds(os.path.expanduser(text))]
     leading = [f"{text}/" for text in shown if _leads(os.path.expanduser(text), DEPTH, until)]
     here = ["."] if prefix in ("", ".") and _holds(".") else []
@@ -105,9 +102,25 @@ def folders(prefix: str, **_: object) -> list[str]:
     return [*here, *found, *leading] or [f"{text}/" for text in shown]
 
 
-def _below(folder: str) -> Iterator[os.DirEntry[str]]:
+def _paths(*suffixes: str) -> Callable[..., list[str]]:
+    """Completes folders, and files of these kinds; argcomplete's own starts a bash for each kind."""
+
+    def paths(prefix: str, **_: object) -> list[str]:
+        return [f"{text}/" if is_folder else text for text, is_folder in _named(prefix) if is_folder or text.endswith(suffixes or ("/",))]
+
+    return paths
+
+
+def _named(prefix: str) -> list[tuple[str, bool]]:
+    """What is there that begins with `prefix`, as one would go on typing, and whether it is a folder."""
+    parent, start = os.path.split(prefix)
+    entries = _entries(os.path.expanduser(parent) or ".")
+    return sorted((os.path.join(parent, entry.name), entry.is_dir()) for entry in entries if (entry.name.startswith(start) if start else not entry.name.startswith(".")))
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     with suppress(OSError), os.scandir(folder) as entries:
-        yield from (entry for entry in entries if entry.is_dir())
+        yield from entries
 
 
 def _holds(folder: str) -> bool:
@@ -118,7 +131,7 @@ def _leads(folder: str, depth: int, until: float) -> bool:
     """Whether an experiment lies below `folder`; False too if it was not found in time."""
     if time.monotonic() > until:
         return False
-    inside = [entry.path for entry in _below(folder) if not entry.name.startswith(".")]
+    inside = [entry.path for entry in _entries(folder) if not entry.name.startswith(".") and entry.is_dir()]
     return any(map(_holds, inside)) or (depth > 1 and any(_leads(path, depth - 1, until) for path in inside))
 
 
@@ -171,12 +184,13 @@ def _overrides(prefix: str, parsed_args: argparse.Namespace, **_: object) -> lis
 
 COMPLETERS = {
     "dir": folders,
-    ("init", "dir"): DirectoriesCompleter(),
-    "model_dir": DirectoriesCompleter(),
-    "data": FilesCompleter(("json", "jsonl", "csv", "parquet")),
+    ("init", "dir"): _paths(),
+    "model_dir": _paths(),
+    "data": _paths(".json", ".jsonl", ".csv", ".parquet"),
     "run": _runs_and_base,
     "runs": runs,
     "again": runs,
     "cluster": profiles,
+    "parquet": _paths(".parquet"),
 }
 ANYWHERE = {"run": _overrides, "cancel": runs, "prune": runs}

@@ -19,7 +19,7 @@ from tests.terminal import Terminal
 from tests.tiny_experiment import specification, write_experiment, write_hollow_model, write_spec
 
 BIN = Path(sys.executable).parent
-COMMANDS = {"init", "completion", "generate", "check", "doctor", "run", "status", "logs", "cancel", "prune"}
+COMMANDS = {"results", "init", "completion", "generate", "check", "doctor", "run", "status", "logs", "cancel", "prune"}
 # What bash does at a TAB, without a terminal: compopt works only where readline has called.
 PROGRAM = """
 eval "$(cruijff-kit completion bash)"
@@ -121,7 +121,15 @@ def test_runs(tab):
 def test_files_and_folders_where_a_flag_wants_them(tab):
     assert tab("cruijff-kit init study --data tr") == ["train.jsonl"]
     assert tab("cruijff-kit init study --model-dir mo") == ["model/"]
+    assert tab("cruijff-kit init study --data ") == ["model/", "other/", "studies/", "tiny/", "train.jsonl"]
     assert tab("cruijff-kit init study --question ") == []
+
+
+def test_what_is_typed_is_given_to_no_shell(tab):
+    """The fixture looks whether a file was made."""
+    assert tab("cruijff-kit init study --data \\'\\;touch\\ made\\;\\'") == []
+    assert tab("cruijff-kit init study --data $(touch made)") == []
+    assert tab("cruijff-kit check \\'\\$\\(touch\\ made\\)") == []
 
 
 def test_cluster_profiles(tab):
