@@ -106,7 +106,7 @@ def _paths(*suffixes: str) -> Callable[..., list[str]]:
     """Completes folders, and files of these kinds; argcomplete's own starts a bash for each kind."""
 
     def paths(prefix: str, **_: object) -> list[str]:
-        return [f"{text}/" if is_folder else text for text, is_folder in _named(prefix) if is_folder or text.endswith(suffixes or ("/",))]
+        return [f"{text}/" if is_folder else text for text, is_folder in _named(prefix) if is_folder or text.endswith(suffixes)]
 
     return paths
 
@@ -114,8 +114,8 @@ def _paths(*suffixes: str) -> Callable[..., list[str]]:
 def _named(prefix: str) -> list[tuple[str, bool]]:
     """What is there that begins with `prefix`, as one would go on typing, and whether it is a folder."""
     parent, start = os.path.split(prefix)
-    entries = _entries(os.path.expanduser(parent) or ".")
-    return sorted((os.path.join(parent, entry.name), entry.is_dir()) for entry in entries if (entry.name.startswith(start) if start else not entry.name.startswith(".")))
+    entries = [entry for entry in _entries(os.path.expanduser(parent) or ".") if entry.name.startswith(start)]
+    return sorted((os.path.join(parent, entry.name), entry.is_dir()) for entry in entries if start or not entry.name.startswith("."))
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -28,7 +28,7 @@ def overrides(configs: Path, word: str, before: Sequence[str]) -> list[str]:
         return [f"{name}={value}" for value in CHOICES[name]]
     if equals and name in FLAGS:
         return [f"{name}={value}" for value in ("true", "false")]
-    found = list(dict.fromkeys([*_torchtune(configs, word), *_hydra(configs, word, before)]))
+    found = list(_torchtune(configs, word)) or _hydra(configs, word, before)
     found = [f"{each[:-1]}=" if each[:-1] in LISTS else each for each in found if each.rstrip("=.") not in OURS and not each.startswith("+")]
     only = found[0] if len(found) == 1 else ""
     return overrides(configs, only, before) if only.endswith(".") and only != word else found

@@ -30,7 +30,8 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "smollm2_capital
 FILES = ["evals/data/example.jsonl", "evals/example.py", "experiment.yaml"]
 ROWS = [{"instruction": f"Say {number}.", "input": "", "output": str(number)} for number in range(60)]
 # As a user may type them, and as they must arrive.
-TEXTS = ['"Is it: so?" # no', "it's\ntwo lines\n", "${oc.env:HOME} and ${lora_rank}", "@name $name %s {x}", "- a", "2025-01-01", "null", "é\x07\u2028\x85\\n", " "]
+TEXTS = ['"Is it: so?" # no', "it's\ntwo lines\n", "${oc.env:HOME} and ${lora_rank}", "@name $name %s {x}", "- a", "2025-01-01", "null",
+         "é\x07\u2028\x85\\n", " "]  # fmt: skip
 CROSSED = "experiment.yaml:13  variables\n  warning: 3 variables are crossed: 12 runs"
 
 
@@ -74,7 +75,8 @@ def tree(folder: Path) -> list[str]:
 def test_quickstart_is_the_example_and_passes_check(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "first"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["next:", "  cd first", "  cruijff-kit check .", "  cruijff-kit generate .", "  cruijff-kit run . --multirun"]
+    commands = ["cd first", "cruijff-kit check .", "cruijff-kit generate .", "cruijff-kit run . --multirun"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["next:", *(f"  {command}" for command in commands)]
     written = tree(tmp_path / "first")
     assert {"experiment.yaml", "base.yaml", "get_model.py", "README.md", "data/train.jsonl", "evals/capitalize.py"} <= set(written)
     assert all((tmp_path / "first" / name).read_bytes() == (EXAMPLE / name).read_bytes() for name in written)
@@ -183,6 +185,18 @@ def test_the_name_of_a_folder_becomes_a_safe_one(folder, name, tmp_path, weights
     assert load(tmp_path / folder).name == name
 
 
+def test_what_the_comments_of_the_grid_show_works(tmp_path, weights, data):
+    texts = experiment_template.render("grid", Answers("study", "Why?", BASE, str(weights), str(data)))
+    for line in ("exclude:", "  - {lora_rank: 32, learning_rate: 3e-4}", "output:", "  keep_checkpoints: last"):
+        assert f"\n# {line}\n" in texts["experiment.yaml"]
+        texts["experiment.yaml"] = texts["experiment.yaml"].replace(f"\n# {line}\n", f"\n{line}\n")
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    made = plan(tmp_path)
+    assert (len(made.runs), made.experiment.spec.output.keep_checkpoints) == (10, "last")
+
+
 # What is refused
 
 
@@ -218,7 +232,7 @@ def test_wrong_answers_are_named_by_their_flags_all_at_once(tmp_path, capsys):
         "  'a b' is no safe name for a file or a job\n"
         "  use letters, digits, '.', '_' and '-', and do not start with a dot\n"
         "command line  --model-dir\n"
-        f"  {empty} lacks config.json, model-00001-of-00004.safetensors, model-00002-of-00004.safetensors, model-00003-of-00004.safetensors, model-00004-of-00004.safetensors\n"
+        f"  {empty} lacks config.json, {', '.join(f'model-0000{number}-of-00004.safetensors' for number in (1, 2, 3, 4))}\n"
         f"  tune download meta-llama/Meta-Llama-3.1-8B-Instruct --output-dir '{empty}' --ignore-patterns \"original/consolidated.00.pth\"\n"
         "  then the same again\n"
         "command line  --data\n"
