@@ -1,4 +1,4 @@
-"""A stand-in for your own task: five questions with one right answer each, which any model knows.
+"""A stand-in for your own task: five questions with one right answer each.
 
 Replace the samples and the scorer by what your question is about: https://inspect.aisi.org.uk/tasks.html
 """
