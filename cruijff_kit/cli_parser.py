@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_init(bare("init", "write a new experiment folder from a template", INIT_EPILOG))
     completion = bare("completion", "print the script that completes commands, folders, runs and overrides in a shell", COMPLETION_EPILOG)
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that reads it")
 
     text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
     generate = command("generate", text, GENERATE_EPILOG)
