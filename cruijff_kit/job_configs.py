@@ -112,8 +112,8 @@ class Filler:
             return config
         own = [*([layout.train_config(name)] if run else []), layout.eval_script(name)]
         other = self._other_config(run)
-        texts = {path.name: self._texts[path] for path in own if path in self._texts} | other
-        files, is_frozen = frozen.freeze(texts), self._in_sweep or bool(other)
+        texts = {path.name: self._texts[path] for path in own if path in self._texts}
+        files, is_frozen = frozen.freeze(texts | other), self._in_sweep or bool(other)
         place = frozen.place(layout.folder, files) if is_frozen else layout.configs
         words = narrowed(point.words, left)
         commands = {"eval": ["python", str(place / layout.eval_script(name).name), *words]}
@@ -131,7 +131,7 @@ class Filler:
                 config.frozen = {"files": files}
             if self._in_sweep:
                 config.anew = self._again if AGAIN in left.why.values() else ""
-                config.keys = _keys(run, files, point.words, config.anew, left.sent)
+                config.keys = _keys(run, frozen.freeze(texts), point.words, config.anew, left.sent)
         return config
 
     def _other_config(self, run: Run | None) -> dict[str, str]:
