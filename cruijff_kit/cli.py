@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.error(f"unrecognized arguments: {' '.join(rest)}")
     commands = {
         "generate": _generate, "check": _check, "doctor": _doctor, "run": _run, "status": _status, "logs": _logs, "cancel": _cancel,
-        "prune": _prune, "results": _results, "init": _init, "completion": _completion,
+        "prune": _prune, "results": _results, "report": _report, "init": _init, "completion": _completion,
     }  # fmt: skip
     return report_faults(lambda: commands[arguments.command](arguments, rest), getattr(arguments, "json", False))
 
@@ -231,6 +231,13 @@ def _results(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from cruijff_kit.results_command import Form, show
 
     show(collect(arguments.dir), Form(arguments.csv, arguments.json, arguments.parquet, arguments.means, arguments.force))
+    return 0
+
+
+def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.report import write
+
+    print(f"✓ {write(arguments.dir, arguments.output, arguments.force)}")
     return 0
 
 

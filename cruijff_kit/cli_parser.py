@@ -66,6 +66,15 @@ examples:
   cruijff-kit results . --json | jq '.scores[] | select(.status != "success") | [.run, .task, .status]'
 """
 
+REPORT_EPILOG = """\
+The file holds everything: it can be mailed and printed, and shows itself without a network and without scripts. One that
+an earlier report wrote is replaced.
+
+examples:
+  cruijff-kit report .
+  cruijff-kit report . --output ~/lora_rank.html
+"""
+
 PRUNE_EPILOG = """\
 Only of runs whose training is finished, and that nobody trains now. What is evaluated stays.
 
@@ -197,6 +206,11 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--parquet", type=Path, metavar="FILE", help="write it to a Parquet file")
     results.add_argument("--means", action="store_true", help="only the means over seeds")
     results.add_argument("--force", action="store_true", help="overwrite FILE")
+
+    text = "write question, plan, scores, figures and provenance into one HTML file"
+    report = command("report", text, REPORT_EPILOG)
+    report.add_argument("--output", type=Path, metavar="FILE", help="where to; DIR/report.html by default")
+    report.add_argument("--force", action="store_true", help="overwrite a file that is no report of ours")
 
     text = "print what a stage of a run said"
     logs = command("logs", text, LOGS_EPILOG)

@@ -192,5 +192,6 @@ COMPLETERS = {
     "again": runs,
     "cluster": profiles,
     "parquet": _paths(".parquet"),
+    "output": _paths(".html"),
 }
 ANYWHERE = {"run": _overrides, "cancel": runs, "prune": runs}

@@ -19,7 +19,8 @@ PACKAGE = Path(cruijff_kit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 320
 
-HEAVY = ["torch", "torchtune", "torchao", "transformers", "peft", "datasets", "inspect_ai", "hydra", "submitit", "numpy", "pandas"]
+HEAVY = ["torch", "torchtune", "torchao", "transformers", "peft", "datasets", "inspect_ai", "hydra", "submitit", "numpy", "pandas",
+         "altair", "vl_convert", "jinja2"]  # fmt: skip
 
 PROGRAM = """
 import contextlib, io, json, sys
