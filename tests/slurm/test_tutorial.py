@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -116,11 +117,14 @@ def _link_results(experiment: Path, demo: Path, runs: Iterable[str]) -> None:
 
 
 def _new_environment(home: Path) -> Path:
-    """The bin/ of a new virtual environment in which all but cruijff-kit is installed."""
-    venv.create(home, symlinks=True, with_pip=True)
+    """The bin/ of a new virtual environment that sees what is installed here, pip too, and has no cruijff-kit of its own."""
+    venv.create(home, symlinks=True, with_pip=False)
     (site,) = home.glob("lib/python*/site-packages")
     seen = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (site / "dependencies.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
+    pip = home / "bin" / "pip"
+    pip.write_text(f"#!/bin/sh\nexec {shlex.quote(str(home / 'bin' / 'python'))} -m pip \"$@\"\n", encoding="utf-8")
+    pip.chmod(0o755)
     return home / "bin"
 
 
