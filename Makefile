@@ -1,4 +1,4 @@
-# make setup | demo | slurm | test | bench | clean        PYTHON=python3.12 make setup: with that one
+# make setup | demo | slurm | test | docs | bench | clean        PYTHON=python3.12 make setup: with that one
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -15,7 +15,7 @@ SLURM_PROGRAMS := slurmctld slurmd sbatch munged slurmdbd mariadbd my_print_defa
 BENCHMARKS ?= tests.benchmarks
 PYTEST_ARGS ?=
 
-.PHONY: setup model demo slurm test bench clean
+.PHONY: setup model demo slurm test docs bench clean
 
 setup: $(STAMP)
 
@@ -69,6 +69,10 @@ endef
 test: model slurm
 	$(BIN)/python -m compileall -q cruijff_kit launchers
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The pages that are made from the code: help, experiment.yaml, cluster profiles.
+docs: setup
+	$(BIN)/python -m tests.generated_docs
 
 bench: model
 	$(BIN)/python -m $(BENCHMARKS)

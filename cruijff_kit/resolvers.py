@@ -7,20 +7,23 @@ import operator
 from collections.abc import Callable
 
 
+# What each function of numbers gives, and the function.
+FUNCTIONS: dict[str, tuple[str, Callable[..., float]]] = {
+    "mul": ("the product", lambda *numbers: math.prod(numbers)),
+    "add": ("the sum", lambda *numbers: sum(numbers)),
+    "sub": ("the first less the second", operator.sub),
+    "div": ("the first divided by the second", operator.truediv),
+    "floordiv": ("likewise, rounded down to a whole number", operator.floordiv),
+    "min": ("the smallest", lambda *numbers: min(numbers)),
+    "max": ("the largest", lambda *numbers: max(numbers)),
+}
+
+
 def register() -> None:
-    """Makes mul, add, sub, div, floordiv, min and max known to OmegaConf; may be called again."""
+    """Makes FUNCTIONS known to OmegaConf; may be called again."""
     from omegaconf import OmegaConf
 
-    resolvers = {
-        "mul": lambda *numbers: math.prod(numbers),
-        "add": lambda *numbers: sum(numbers),
-        "sub": operator.sub,
-        "div": operator.truediv,
-        "floordiv": operator.floordiv,
-        "min": lambda *numbers: min(numbers),
-        "max": lambda *numbers: max(numbers),
-    }
-    for name, function in resolvers.items():
+    for name, (_, function) in FUNCTIONS.items():
         OmegaConf.register_new_resolver(name, _of_numbers(function), replace=True)
 
 

@@ -30,10 +30,10 @@ def lines(scores: Sequence[Score], width: int, brief: bool = False) -> Iterator[
     """A line or more for each score; columns that have nothing in them are left out.
 
     Args:
-        brief: without tokens, time and the place of the log, however wide the terminal is.
+        brief: the scores and nothing else.
     """
     names = _names(scores)
-    return _render([_cells(score, names, width >= WIDE and not brief) for score in scores], width)
+    return _render([_cells(score, names, width >= WIDE, brief) for score in scores], width)
 
 
 def mean_lines(means: Sequence[Mean], width: int) -> Iterator[Text]:
@@ -46,18 +46,18 @@ def _names(rows: Sequence[Score] | Sequence[Mean]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.params))
 
 
-def _cells(score: Score, names: Sequence[str], wide: bool) -> dict[str, str]:
+def _cells(score: Score, names: Sequence[str], wide: bool, brief: bool) -> dict[str, str]:
     """What a row shows, by the heading of its column."""
+    loss = {"loss": number(score.train_loss)}
     more = {"tokens": _text(score.tokens), "time": duration(score.time_s) if score.time_s is not None else "", "log": score.log}
     return {
         "run": score.run,
         **_params(score, names),
-        "loss": number(score.train_loss),
         **_place(score),
         "value": number(score.value),
         "stderr": number(score.stderr),
         "samples": _text(score.samples),
-        **(more if wide else {}),
+        **({} if brief else loss | more if wide else loss),
         "": score.note if score.status == SUCCESS else score.status,
     }
 

@@ -1,6 +1,7 @@
-"""The schema of experiment.yaml, and every fault of form in one file.
+"""The schema of experiment.yaml, what each of its keys means, and every fault of form in one file.
 
-What the values mean to torchtune, Inspect or Hydra is checked elsewhere.
+The descriptions are those of docs/experiment_reference.md (`make docs`). What the values mean to torchtune, Inspect
+or Hydra is checked elsewhere.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from cruijff_kit.errors import Problem, closest
@@ -19,6 +20,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 CHECKPOINTS = "supported: last, all, or a list of epochs, which are counted from 0"
+CHECKPOINT_FORM = {"anyOf": [{"enum": ["last", "all"]}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]}
 OBJECTIVE_HINT = "for instance domain_qa/match/accuracy: the names of results.json"
 
 
@@ -37,51 +39,74 @@ class _Section(BaseModel):
 class About(_Section):
     """`experiment:` what is asked, and by whom."""
 
-    name: SafeName
-    framework: Literal["torchtune"]
-    question: str | None = None
-    hypothesis: str | None = None
-    researcher: str | None = None
-    notes: str | None = None
-    date: Annotated[datetime.date, Field(strict=False)] | None = None
-    tags: list[str] = []
+    name: SafeName = Field(description="Used in paths and job names: letters, digits, `.`, `_` and `-`, not starting with a dot.")
+    framework: Literal["torchtune"] = Field(description="What trains.")
+    question: str | None = Field(None, description="What is asked.")
+    hypothesis: str | None = Field(None, description="What is expected.")
+    researcher: str | None = Field(None, description="Who asks.")
+    notes: str | None = Field(None, description="Anything else.")
+    date: Annotated[datetime.date, Field(strict=False)] | None = Field(None, description="When it was designed, not when it ran: `2026-11-24`.")
+    tags: list[str] = Field([], description="Words to find it by.")
 
 
 class FrameworkConfig(_Section):
     """`framework_config:` what every run starts from."""
 
-    base_config: Text
-    recipe: Text | None = None
-    model_dir: Text | None = None
+    base_config: Text = Field(
+        description="A torchtune config by its name in `tune ls` (`llama3_1/8B_lora_single_device`), or the path of a YAML file in the same format."
+    )
+    recipe: Text | None = Field(
+        None,
+        description="A torchtune recipe by its name, or an importable one of your own. Required where `base_config` is a file; "
+        "a named config implies its recipe.",
+    )
+    model_dir: Text | None = Field(
+        None,
+        description="Folder of the pretrained weights, in Hugging Face's layout. It takes the place of the base config's own folder wherever that stands: "
+        "`checkpoint_dir`, and every tokenizer path below it.",
+    )
 
 
 class EvaluationTask(_Section):
     """One entry of `evaluation.tasks`."""
 
-    name: SafeName
-    file: Text
-    function: Text
-    args: dict[str, Any] = {}
+    name: SafeName = Field(description="The folder of its results, and its name in the tables; unique.")
+    file: Text = Field(description="The Python file, relative to `tasks_dir`.")
+    function: Text = Field(description="The Python name of a function under `@task` in that file.")
+    args: dict[str, Any] = Field({}, description="The function's keyword arguments.")
 
 
 class Evaluation(_Section):
     """`evaluation:` which tasks score each trained model, and how."""
 
-    enabled: bool = False
-    framework: Literal["inspect"] | None = None
-    tasks_dir: Text | None = None
-    tasks: Annotated[list[EvaluationTask], Field(max_length=1000)] = []
-    checkpoint: Annotated[Any, AfterValidator(_checkpoint)] = "last"
-    model_format: Literal["hf", "adapter"] = "hf"
-    base_model: Text | None = None
-    merge_adapters: bool | None = None
-    dtype: Dtype | None = None
-    baseline: bool = False
-    generate: dict[str, Any] = {}
-    limit: Annotated[int, Field(ge=1)] | None = None
-    backend: Literal["hf", "vllm"] = "hf"
-    group_by_base: bool = False
-    objective: Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*/[^/]+/[^/]+$")] | None = None
+    enabled: bool = Field(False, description="Whether anything is evaluated.")
+    framework: Literal["inspect"] | None = Field(None, description="What evaluates. Required where `enabled` is true.")
+    tasks_dir: Text | None = Field(None, description="Folder of your task files. Required where `enabled` is true.")
+    tasks: Annotated[list[EvaluationTask], Field(max_length=1000)] = Field(
+        [], description="What each model is evaluated with. At least one is required where `enabled` is true."
+    )
+    checkpoint: Annotated[Any, AfterValidator(_checkpoint), WithJsonSchema(CHECKPOINT_FORM)] = Field(
+        "last", description="Which epochs are evaluated: `last`, `all`, or a list of their numbers, from 0. Each is a row of the scores."
+    )
+    model_format: Literal["hf", "adapter"] = Field("hf", description="`hf`: the merged weights that torchtune saves; `adapter`: LoRA on the base model.")
+    base_model: Text | None = Field(None, description="Folder of the base model, for `model_format: adapter`. By default the one that was trained from.")
+    merge_adapters: bool | None = Field(
+        None,
+        description="For `model_format: adapter`. True merges the adapter into a temporary model, which is removed afterwards; "
+        "false loads it on the base model. By default true, and false with `group_by_base`.",
+    )
+    dtype: Dtype | None = Field(None, description="Of the evaluated model; by default the training's. It is recorded in the log.")
+    baseline: bool = Field(False, description="Whether the untouched base model is evaluated too, once, as `base`.")
+    generate: dict[str, Any] = Field(
+        {},
+        description="Inspect's generation settings: `max_tokens`, `temperature`, `seed`, `max_connections`, … Greedy unless a temperature above 0 is given.",
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="At most this many samples a task; all by default.")
+    backend: Literal["hf", "vllm"] = Field("hf", description="What generates: transformers, or vLLM where it is installed.")
+    group_by_base: bool = Field(False, description="For `model_format: adapter`. One job loads the base model once, for the adapters of all runs in turn.")
+    objective: Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*/[^/]+/[^/]+$")] | None = Field(
+        None, description="What a sweeper that chooses points maximises: `TASK/SCORER/METRIC`, as in `domain_qa/match/accuracy`."
+    )
 
     @property
     def merges(self) -> bool:
@@ -92,10 +117,12 @@ class Evaluation(_Section):
 class Output(_Section):
     """`output:` where things are written, below the experiment's folder, and which checkpoints stay."""
 
-    configs_dir: Text = "configs/"
-    results_dir: Text = "results/"
-    eval_results_dir: Text = "eval_results/"
-    keep_checkpoints: Literal["all", "last"] = "all"
+    configs_dir: Text = Field("configs/", description="What `generate` writes; below the experiment's folder, as the next two are.")
+    results_dir: Text = Field("results/", description="What is trained.")
+    eval_results_dir: Text = Field("eval_results/", description="What is evaluated.")
+    keep_checkpoints: Literal["all", "last"] = Field(
+        "all", description="`last`: `run` removes an epoch as soon as a later one is complete and no evaluation needs it."
+    )
 
     @property
     def folders(self) -> dict[str, str]:
@@ -106,13 +133,22 @@ class Output(_Section):
 class Specification(_Section):
     """The whole of experiment.yaml, as the user wrote it."""
 
-    experiment: About
-    framework_config: FrameworkConfig
-    variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = {}
-    controls: dict[Text, Any] = {}
-    exclude: Annotated[list[dict[Text, Any]], Field(max_length=1000)] = []
-    evaluation: Evaluation = Evaluation()
-    output: Output = Output()
+    experiment: About = Field(description="What is asked, and by whom.")
+    framework_config: FrameworkConfig = Field(description="What every run starts from.")
+    variables: dict[Text, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {},
+        description="What is swept: `name: [v1, v2, …]`. Every combination is a run, in file order, the last name fastest. Without any there is one run.",
+    )
+    controls: dict[Text, Any] = Field(
+        {},
+        description="What is held constant: `name: value`, and `_override`, a mapping that is merged into the torchtune config last of all, as it is.",
+    )
+    exclude: Annotated[list[dict[Text, Any]], Field(max_length=1000)] = Field(
+        [],
+        description="Points to leave out. Each entry names variables, or parameters of their pairs, and leaves out every point that has these values.",
+    )
+    evaluation: Evaluation = Field(Evaluation(), description="Which tasks score each trained model, and how.")
+    output: Output = Field(Output(), description="Where things are written, below the experiment's folder, and which checkpoints stay.")
 
 
 # What stands in for a required key that is missing, so that the rest can be checked in the same report.

@@ -115,8 +115,8 @@ def test_what_has_no_score_is_there_once_for_each_metric_with_the_reason(whole: 
 def test_the_table_fits_a_narrow_terminal_and_says_more_on_a_wide_one(whole: Path) -> None:
     scores = collect(whole).scores
     narrow, wide = ([str(line) for line in lines(scores, width)] for width in (100, 240))
-    assert narrow[0].split() == ["run", "lora_rank", "seed", "loss", "task", "metric", "value", "stderr", "samples"]
-    assert wide[0].split() == ["run", "lora_rank", "seed", "loss", "task", "metric", "value", "stderr", "samples", "tokens", "time", "log"]
+    assert narrow[0].split() == ["run", "lora_rank", "seed", "task", "metric", "value", "stderr", "samples", "loss"]
+    assert wide[0].split() == ["run", "lora_rank", "seed", "task", "metric", "value", "stderr", "samples", "loss", "tokens", "time", "log"]
     assert narrow[4].split() == ["run_000", "2", "1", "phrases", "match", "accuracy", "0.1000", "0.0100", "40"]
     assert " ".join(narrow[-4].split() + [word for line in narrow[-3:] for word in line.split()]).endswith("training failed: tune exited with 1: ValueError: no luck")
 

@@ -211,7 +211,7 @@ def test_a_retired_run_is_in_no_table_and_has_its_scores_again_when_it_comes_bac
     write_spec(folder, spec)
     assert cruijff("generate", "--keep-ids", folder).returncode == 0
     table = _scores(folder)
-    assert "run_000" not in table and "run_001" in table and "not evaluated" in table
+    assert "run_000" not in table and "run_001" in table and "not trained" in table
     spec["variables"]["lora_rank"] = whole
     write_spec(folder, spec)
     assert cruijff("generate", "--keep-ids", folder).returncode == 0
