@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from cruijff_kit.schema import validated
-from cruijff_kit.yaml_source import parse_yaml
 from tests.documents import Block, Reader, agrees, blocks, commands, edited, fault
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -66,12 +63,10 @@ def test_the_edits_of_the_tutorial_fit_the_files_of_quickstart() -> None:
     assert [*files] == ["experiment.yaml"]
 
 
-def test_blocks_of_the_guides_are_well_formed_and_their_experiments_fit_the_schema() -> None:
+def test_blocks_of_the_guides_are_well_formed_where_they_are_of_a_kind_that_is_run_elsewhere() -> None:
     found = [block for path in GUIDES for block in blocks(path) if block.language in ("bash", "console", "python", "yaml")]
+    assert len(found) > 20
     assert {block.place: why for block in found if (why := fault(block))} == {}
-    experiments = [source for block in found if block.language == "yaml" and "experiment" in (source := parse_yaml(block.text, block.place)).data]
-    assert experiments
-    assert [*chain.from_iterable(validated(source)[2] for source in experiments)] == []
 
 
 def test_a_page_is_typed_in_one_folder_from_block_to_block(page: Callable[[str], Path], tmp_path: Path) -> None:
