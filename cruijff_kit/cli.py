@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ✓ is no fault
     words = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a TAB, in a shell that has the script of `completion`
+        from cruijff_kit.completion import complete
+
+        complete(words)
     arguments, rest = words.parse_known_args(argv)
     if "runs" in arguments and not any(word.startswith("-") for word in rest):
         arguments.runs, rest = [*arguments.runs, *rest], []  # argparse leaves those that stand after a flag
@@ -33,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.error(f"unrecognized arguments: {' '.join(rest)}")
     commands = {
         "generate": _generate, "check": _check, "doctor": _doctor, "run": _run, "status": _status, "logs": _logs, "cancel": _cancel,
-        "prune": _prune, "results": _results,
+        "prune": _prune, "results": _results, "init": _init, "completion": _completion,
     }  # fmt: skip
     return report_faults(lambda: commands[arguments.command](arguments, rest), getattr(arguments, "json", False))
 
@@ -68,6 +73,25 @@ def _fault_of_ours() -> int:
     what = " ".join("".join(traceback.format_exception_only(sys.exception())).split())
     print(f"please report this with {log.name}\ncruijff-kit failed, and should not have: {what}", file=sys.stderr)
     return 3
+
+
+def _init(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.init import init
+
+    given = {name: getattr(arguments, name) for name in ("name", "question", "base_config", "model_dir", "data")}
+    made = init(arguments.dir, arguments.template, given, arguments.yes)
+    for warning in made.warnings:
+        print(warning, file=sys.stderr)
+    print(f"✓ Wrote {arguments.dir} ({arguments.template}): {', '.join(made.files)}")
+    print("next:", *made.commands, sep="\n  ")
+    return 0
+
+
+def _completion(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from cruijff_kit.completion import script
+
+    print(script(arguments.shell))
+    return 0
 
 
 def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

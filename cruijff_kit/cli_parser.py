@@ -8,6 +8,31 @@ from typing import Any
 
 from cruijff_kit import __version__
 
+INIT_EPILOG = """\
+templates:
+  quickstart   trains a small model on a CPU within minutes; asks nothing (the default)
+  rank-sweep   a LoRA rank sweep of your own model and data
+  grid         LoRA rank by learning rate, each with two seeds
+
+On a terminal what has no good default is asked for. What is written passes `cruijff-kit check`; nothing is overwritten.
+
+examples:
+  cruijff-kit init quickstart
+  cruijff-kit init my_study --template rank-sweep
+  cruijff-kit init my_study --template grid --yes --base-config llama3_2/1B_lora_single_device \\
+      --model-dir ~/models/Llama-3.2-1B-Instruct --data train.jsonl
+"""
+
+COMPLETION_EPILOG = """\
+Where to put it, once:
+  bash   eval "$(cruijff-kit completion bash)"            in ~/.bashrc
+  zsh    eval "$(cruijff-kit completion zsh)"             in ~/.zshrc, after compinit
+  fish   cruijff-kit completion fish | source             in ~/.config/fish/config.fish
+
+example:
+  eval "$(cruijff-kit completion bash)"                   then: cruijff-kit run . --multirun lora_<TAB>
+"""
+
 GENERATE_EPILOG = """\
 example:
   cruijff-kit generate .
@@ -95,6 +120,17 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _add_init(words: argparse.ArgumentParser) -> None:
+    words.add_argument("dir", type=Path, metavar="DIR", help="folder to write: a new one, or one that holds other files")
+    words.add_argument("--template", choices=("quickstart", "rank-sweep", "grid"), default="quickstart", help="quickstart by default")
+    words.add_argument("--name", help="of the experiment; the folder's by default")
+    words.add_argument("--question", metavar="TEXT", help="what you want to find out")
+    words.add_argument("--base-config", metavar="NAME", help="a LoRA config of torchtune, as `tune ls` names it")
+    words.add_argument("--model-dir", metavar="FOLDER", help="the pretrained weights, in the Hugging Face layout")
+    words.add_argument("--data", metavar="DATA", help="training data: a .json, .jsonl, .csv or .parquet file, or an id on the Hub")
+    words.add_argument("--yes", action="store_true", help="ask nothing: what has no default must be given")
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="cruijff-kit",
@@ -104,13 +140,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"cruijff-kit {__version__}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
-        """A command on an experiment's folder."""
+    def bare(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         words = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw, **options)
-        words.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
         words.set_defaults(command=name)
         return words
+
+    def command(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
+        """A command on an experiment's folder."""
+        words = bare(name, text, epilog, **options)
+        words.add_argument("dir", type=Path, metavar="DIR", help="folder that holds experiment.yaml")
+        return words
+
+    _add_init(bare("init", "write a new experiment folder from a template", INIT_EPILOG))
+    completion = bare("completion", "print the script that completes commands, folders, runs and overrides in a shell", COMPLETION_EPILOG)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that reads it")
 
     text = "check experiment.yaml and write a torchtune config and an evaluation script for each point of the sweep"
     generate = command("generate", text, GENERATE_EPILOG)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cruijff_kit import source_names, torchtune_catalog
+from cruijff_kit import logger_config, source_names, torchtune_catalog
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.config_flow import ENTRY, NodePath
 from cruijff_kit.sweep import Run, is_unknown, torchtune_key
@@ -91,6 +91,9 @@ class _Checker:
             if not self.is_beside(component):
                 yield Finding((*path, COMPONENT), *_missing(component))
             return
+        package = logger_config.PACKAGES.get(component)
+        if package and source_names.installed(package) is None:
+            yield Finding((*path, COMPONENT), f"{component} needs the package {package}, which is not installed", f"pip install {package}")
         signature = torchtune_catalog.signature(component)
         if signature is None:
             return

@@ -9,18 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cruijff_kit import logger_config
 from cruijff_kit.config_tree import Config, PerNode, escape, find, move
 
 
 def normalised(config: Mapping[str, Any], folder: Path) -> Config:
-    """What `config` trains: without where its results, its model and its folder lie."""
+    """What `config` trains: without where its results, its model and its folder lie, and what logs it."""
     where = _model_place(config), str(folder)
-    return {key: _normalised(key, node, *where) for key, node in config.items() if key != "output_dir"}
+    return {key: _normalised(key, node, *where) for key, node in config.items() if key not in ("output_dir", logger_config.KEY)}
 
 
 def identity(config: Mapping[str, Any], folder: Path) -> str:
-    """Digest of what `config` trains, wherever it lies."""
+    """Digest of what `config` trains, wherever it lies and whatever logs it."""
     where = _model_place(config), str(folder)
+    # not left out: with torchtune's usual logger the digest is that of the days when the logger was part of it
+    config = {**config, logger_config.KEY: logger_config.USUAL}
     texts = [_text(key, config[key], *where) for key in sorted(config) if key != "output_dir"]
     return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:16]  # as json.dumps of the whole
 

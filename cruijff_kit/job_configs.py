@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from cruijff_kit import evaluated_epochs, frozen, inputs, inspect_eval, provenance
+from cruijff_kit import evaluated_epochs, frozen, inputs, inspect_eval, logger_config, provenance
 from cruijff_kit.experiment import FILE_NAME
+from cruijff_kit.generate import train_config_text
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.plan import Plan
 from cruijff_kit.selection import Selection, narrowed
@@ -72,7 +73,7 @@ class Filler:
     Args:
         texts: every generated file with its text.
         selection: what is left of a sweep's points; None of a single one, of which all is done. The stages of a sweep may
-            wait in a queue: what they read is frozen.
+            wait in a queue: what they read is frozen. So is a config with another logger than the generated one's.
         again: what tells this time from others, for the runs that are done anew.
     """
 
@@ -110,8 +111,10 @@ class Filler:
         if not left.stages:
             return config
         own = [*([layout.train_config(name)] if run else []), layout.eval_script(name)]
-        files = frozen.freeze({path.name: self._texts[path] for path in own if path in self._texts})
-        place = frozen.place(layout.folder, files) if self._in_sweep else layout.configs
+        other = self._other_config(run)
+        texts = {path.name: self._texts[path] for path in own if path in self._texts}
+        files, is_frozen = frozen.freeze(texts | other), self._in_sweep or bool(other)
+        place = frozen.place(layout.folder, files) if is_frozen else layout.configs
         words = narrowed(point.words, left)
         commands = {"eval": ["python", str(place / layout.eval_script(name).name), *words]}
         if run:
@@ -124,11 +127,23 @@ class Filler:
             config.inputs = self._input_sets(run)
             config.git = self._git
             config.kept_epochs = self._kept_epochs(run)
-            if self._in_sweep:
+            if is_frozen:
                 config.frozen = {"files": files}
+            if self._in_sweep:
                 config.anew = self._again if AGAIN in left.why.values() else ""
-                config.keys = _keys(run, files, point.words, config.anew, left.sent)
+                config.keys = _keys(run, frozen.freeze(texts), point.words, config.anew, left.sent)
         return config
+
+    def _other_config(self, run: Run | None) -> dict[str, str]:
+        """The training's config, name to text, where this command's logger is another than that of the generated one."""
+        planned = self._planned.get(run.id) if run else None
+        if run is None or planned is None or run.config.get(logger_config.KEY) == planned.config.get(logger_config.KEY):
+            return {}
+        return {self._made.layout.train_config(run.id).name: train_config_text(self._made, run)}
+
+    @cached_property
+    def _planned(self) -> dict[str, Run]:
+        return {run.id: run for run in self._made.all_runs}
 
     def _to_group(self, point: Point, run: Run, left: Left, index: int) -> Left:
         """What is left of a point whose evaluation is done with those of others."""

@@ -15,9 +15,17 @@ RECORD = "record.json"
 
 def conf_dir() -> Path:
     """The packaged Hydra tree: inside the package when installed, beside it in a checkout."""
+    return _packaged("conf", "conf")
+
+
+def quickstart_dir() -> Path:
+    """The example that `init` copies: inside the package when installed, in examples/ of a checkout."""
+    return _packaged("templates/quickstart", "examples/smollm2_capitalize")
+
+
+def _packaged(installed: str, checkout: str) -> Path:
     package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    return package / installed if (package / installed).is_dir() else package.parent / checkout
 
 
 def run_id(number: int, total: int) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import columns, multirun_config, overrides, sweep_state, training_checks, workspace
+from cruijff_kit import columns, logger_config, multirun_config, overrides, sweep_state, training_checks, workspace
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, OnlyShown, Problem
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.generate import change, check_current, check_place
@@ -148,12 +148,19 @@ def _check_objective(made: Plan, config: DictConfig) -> None:
         raise ExperimentError(problems)
 
 
+def _logged_as(made: Plan, run: Run, fresh: Run) -> Run:
+    """`run` with the logger of `fresh`, which trains the same: an override of the logger makes no other run."""
+    if logger_config.KEY not in fresh.config:
+        return run
+    return made.composer.named(replace(run, config={**run.config, logger_config.KEY: fresh.config[logger_config.KEY]}), run.id)
+
+
 def _run_of(made: Plan, known: dict[str, Run], point: overrides.Point) -> Run:
     """The run of a point; a new one is added to the plan under the next free number."""
     fresh = made.composer.run("", point.params, point.settings, point.torchtune)
     overrides.check_took_effect(point, fresh)
     if fresh.identity in known:
-        return known[fresh.identity]
+        return _logged_as(made, known[fresh.identity], fresh)
     fresh = made.composer.named(fresh, made.next_id(fresh.identity))
     faults = [problem for problem in training_checks.check_runs(made.composer, [fresh], gpus=made.gpus) if problem.level == "error"]
     if faults:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import torchtune_catalog
+from cruijff_kit import logger_config, torchtune_catalog
 from cruijff_kit.config_tree import Config, escape, find, is_computed, output_dir_of, set_dotted, unescape
 from cruijff_kit.errors import closest
 from cruijff_kit.experiment import Experiment
@@ -80,13 +80,16 @@ class Composer:
         """The run of `settings`; `raw` is merged last of all, over `_override`."""
         resolved = self.resolve(settings)
         config = self.compose(resolved, raw)
-        config["output_dir"] = escape(str(self.layout.run_results(run_id)))
         digest = identity(config, self.experiment.folder)
-        return Run(run_id, dict(params), resolved, recipe_for(self.recipe, config), config, digest)
+        run = Run("", dict(params), resolved, recipe_for(self.recipe, config), config, digest)
+        return self.named(run, run_id)
 
     def named(self, run: Run, run_id: str) -> Run:
-        """`run` under a number: with its own folder of results."""
+        """`run`, which has no number yet, under one: with its own folder of results, and a logger that is told its name."""
         config = {**run.config, "output_dir": escape(str(self.layout.run_results(run_id)))}
+        if run_id and logger_config.KEY in config:
+            about = self.experiment.spec.experiment
+            config[logger_config.KEY] = logger_config.of_run(config[logger_config.KEY], about.name, about.tags, run_id, run.params)
         return replace(run, id=run_id, config=config)
 
     def resolve(self, settings: Mapping[str, Any]) -> Config:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import component_checks, override_checks, sweep, torchtune_catalog
+from cruijff_kit import component_checks, logger_config, override_checks, sweep, torchtune_catalog
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import data_faults
 from cruijff_kit.errors import Fault, Problem
@@ -176,6 +176,8 @@ def _equal_points(composer: Composer, runs: list[Run]) -> Iterator[Problem]:
         first = seen.setdefault(run.identity, number)
         if first != number:
             what = f"{run_id(number, len(runs))} and {run_id(first, len(runs))} compose to the same torchtune config"
+            if run.config.get(logger_config.KEY) != runs[first].config.get(logger_config.KEY):
+                what += f", but for {logger_config.KEY}, which changes nothing in what is trained"
             yield composer.experiment.source.problem(("variables",), what, "remove one of the two points")
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from cruijff_kit import log_follow
 from cruijff_kit.config_tree import escape, unescape
+from cruijff_kit.logger_config import LOG_DIR
 
 CSV = "metrics.csv"
 STEP = "step"  # its first column
 TAIL_BYTES = 4096  # some lines
 _CONFIG_COPY = "torchtune_config.yaml"  # torchtune's, metric_logging.save_config
-_LOG_DIR = "${output_dir}/logs"  # as every config of torchtune has it
 
 Metrics = list[tuple[int, dict[str, float]]]
 
@@ -113,7 +113,7 @@ def _first_line(path: Path) -> str:
 def _files(run_results: Path, config: str) -> list[Path]:
     """The logger's files in the order in which they were written: each start of a DiskLogger makes one, log_UNIXTIME.txt."""
     logger = _logger(config)
-    place = str(logger.get("dir") or logger.get("log_dir") or _LOG_DIR)
+    place = str(logger.get("dir") or logger.get("log_dir") or LOG_DIR)
     if not place.startswith(("/", "${output_dir}")):
         return []  # below whatever folder the training was started from
     folder = Path(unescape(place.replace("${output_dir}", escape(str(run_results)))))
@@ -129,7 +129,7 @@ def _files(run_results: Path, config: str) -> list[Path]:
 def _logger(config: str) -> Mapping[str, Any]:
     """The node metric_logger of torchtune's copy of the config, of which nothing else is parsed: that takes milliseconds."""
     block = re.search(r"^metric_logger:\n((?:[ \-].*\n)+)", config, re.MULTILINE)
-    if block is None or f"\n  log_dir: {_LOG_DIR}\n" in f"\n{block[1]}" and not re.search(r"^  (?:dir|filename):", block[1], re.MULTILINE):
+    if block is None or f"\n  log_dir: {LOG_DIR}\n" in f"\n{block[1]}" and not re.search(r"^  (?:dir|filename):", block[1], re.MULTILINE):
         return {}
     import yaml
 

@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cruijff_kit.experiment_template import names
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 EXAMPLE = CHECKOUT / "examples" / "smollm2_capitalize"
 MADE_BY_GENERATE = ("configs", "scripts", "results", "eval_results", ".*", "__pycache__")
@@ -99,12 +101,14 @@ def files_below(folder: str) -> set[str]:
 
 def test_the_wheel_holds_the_package_its_conf_and_the_plugins_and_nothing_else(wheel):
     package, conf, plugins = (files_below(name) for name in ("cruijff_kit", "conf", "launchers/hydra_plugins"))
-    assert package and conf and plugins
+    example = [name.relative_to(CHECKOUT).as_posix() for name in map(EXAMPLE.joinpath, names("quickstart"))]
+    assert package and conf and plugins and example
     expected = {*package, *(f"cruijff_kit/{name}" for name in conf), *(name[len("launchers/") :] for name in plugins)}
+    expected |= {name.replace("examples/smollm2_capitalize", "cruijff_kit/templates/quickstart") for name in example}
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert {name for name in names if ".dist-info/" not in name} == expected
-    assert len(names) == len(set(names))
+        held = archive.namelist()
+    assert {name for name in held if ".dist-info/" not in name} == expected
+    assert len(held) == len(set(held))
 
 
 def test_hydra_plugins_is_a_namespace_that_other_distributions_share(wheel):
@@ -159,6 +163,12 @@ def test_the_command_says_what_it_can_do(installed, elsewhere):
 def test_generate_works_from_the_wheel(experiment):
     made = {path.name for path in (experiment / "configs").iterdir()}
     assert {"run_mapping.yaml", "multirun.yaml", "train_000.yaml", "eval_000.py"} <= made
+
+
+def test_init_writes_the_example_without_a_checkout_and_check_accepts_it(installed, elsewhere, experiment):
+    run(installed / "cruijff-kit", "init", elsewhere / "first", cwd=elsewhere)
+    assert (elsewhere / "first" / "experiment.yaml").read_bytes() == (EXAMPLE / "experiment.yaml").read_bytes()
+    assert run(installed / "cruijff-kit", "check", elsewhere / "first", cwd=elsewhere) == "✓ No errors: 2 runs, 2 evaluation tasks\n"
 
 
 def test_plain_hydra_composes_the_experiment_from_the_packaged_conf(installed, experiment):

@@ -1,0 +1,54 @@
+"""What a run's metric logger is told beside what the user says: which run it is of, and where its files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cruijff_kit.config_tree import Config, escape
+
+KEY = "metric_logger"
+LOG_DIR = "${output_dir}/logs"
+# Every config of torchtune 0.6.1 has this one.
+USUAL = {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": LOG_DIR}
+
+WANDB = ("torchtune.training.metric_logging.WandBLogger", "cruijff_kit.metric_loggers.WandBLogger")
+
+# The packages that torchtune's loggers import when they are made, in a training.
+PACKAGES = {
+    **dict.fromkeys(WANDB, "wandb"),
+    "torchtune.training.metric_logging.TensorBoardLogger": "tensorboard",
+    "cruijff_kit.metric_loggers.TensorBoardLogger": "tensorboard",
+    "torchtune.training.metric_logging.CometLogger": "comet_ml",
+    "torchtune.training.metric_logging.MLFlowLogger": "mlflow",
+}
+
+
+def of_run(node: Any, experiment: str, tags: Sequence[str], run: str, params: Mapping[str, Any]) -> Any:
+    """The node metric_logger of a run: for W&B with group, name, config and tags, and offline, where `node` does not say otherwise.
+
+    allow_val_change: torchtune logs the whole config over `params`, where `dataset` is a mapping and not the path that was swept.
+    """
+    if not isinstance(node, Mapping) or node.get("_component_") not in WANDB:
+        return node
+    # a mapping (a dataset) stands in the config as a whole, which torchtune logs by itself
+    own = {name: value for name, value in params.items() if name.split(".")[0] != KEY and not isinstance(value, (dict, list))}
+    told: Config = {
+        **({} if "dir" in node else {"log_dir": LOG_DIR}),
+        "group": escape(experiment),
+        "name": run,
+        "config": _escaped(own),
+        **({"tags": _escaped(list(tags))} if tags else {}),
+        "mode": "offline",
+        "allow_val_change": True,
+    }
+    return {**node, **{name: value for name, value in told.items() if name not in node}}
+
+
+def _escaped(node: Any) -> Any:
+    """`node` so that OmegaConf takes its texts literally."""
+    if isinstance(node, Mapping):
+        return {key: _escaped(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_escaped(value) for value in node]
+    return escape(node) if isinstance(node, str) else node

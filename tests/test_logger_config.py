@@ -1,0 +1,180 @@
+"""What a run's metric logger is told, and that no run is another for it. What the loggers write: test_metric_loggers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from cruijff_kit import checkpoint, frozen, job_configs, preparation, sweep_state
+from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.generate import change, check_current, generate, train_config_text
+from cruijff_kit.job_configs import Filler
+from cruijff_kit.overrides import Point
+from cruijff_kit.plan import plan
+from cruijff_kit.selection import Selection
+from tests.test_generate import edit, tiny
+
+DISK = "torchtune.training.metric_logging.DiskLogger"
+THEIRS, OURS = "torchtune.training.metric_logging.WandBLogger", "cruijff_kit.metric_loggers.WandBLogger"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The tiny experiment, ranks 2 and 4, generated."""
+    folder = tiny(tmp_path / "experiment")
+    generate(folder)
+    return folder
+
+
+def log_with(folder: Path, **node: Any) -> None:
+    edit(folder, controls={"_override": {"metric_logger": node}})
+
+
+def loggers(folder: Path) -> dict[str, Any]:
+    """metric_logger of each generated config, as torchtune reads it."""
+    generate(folder, force=True)
+    paths = sorted((folder / "configs").glob("train_*.yaml"))
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=True)["metric_logger"] for path in paths}
+
+
+def identities(folder: Path) -> dict[str, str]:
+    return {run.id: run.identity for run in plan(folder).all_runs}
+
+
+def finish(folder: Path, run: str) -> Path:
+    """torchtune's copy of the run's config, as a training would leave it."""
+    copy = folder / "results" / run / checkpoint.CONFIG_COPY
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text((folder / "configs" / f"train_{run[4:]}.yaml").read_text())
+    return copy
+
+
+@pytest.mark.parametrize("component", [THEIRS, OURS])
+def test_wandb_is_told_the_experiment_the_run_and_its_parameters_and_stays_offline(component: str, folder: Path) -> None:
+    log_with(folder, _component_=component, project="p")
+    edit(folder, experiment={"tags": ["$${a}", "b c"]}, variables={"optimizer.weight_decay": [0.1]})
+    assert loggers(folder)["train_001"] == {
+        "_component_": component,
+        "log_dir": str(folder / "results/run_001/logs"),
+        "project": "p",
+        "group": "tiny",
+        "name": "run_001",
+        "config": {"lora_rank": 4, "optimizer.weight_decay": 0.1},
+        "tags": ["$${a}", "b c"],
+        "mode": "offline",
+        "allow_val_change": True,
+    }
+
+
+def test_what_the_user_says_of_the_logger_stands(folder: Path) -> None:
+    own = {"_component_": OURS, "dir": "/x", "group": "g", "name": None, "config": {}, "tags": [], "mode": "online", "allow_val_change": False}
+    log_with(folder, **own)
+    assert loggers(folder)["train_000"] == {**own, "log_dir": str(folder / "results/run_000/logs")}
+
+
+def test_a_dotted_control_chooses_the_logger_too(folder: Path) -> None:
+    edit(folder, controls={"metric_logger._component_": THEIRS, "metric_logger.project": "p"})
+    assert [(node["project"], node["name"]) for node in loggers(folder).values()] == [("p", "run_000"), ("p", "run_001")]
+
+
+def test_a_swept_mapping_stands_in_the_config_and_not_among_the_parameters(folder: Path) -> None:
+    dataset = {"_component_": "torchtune.datasets.instruct_dataset", "source": "json", "data_files": "data/train.jsonl", "split": "train"}
+    edit(folder, variables={"dataset": [dataset]}, controls={"dataset": None, "_override": {"metric_logger": {"_component_": OURS}}})
+    assert [node["config"] for node in loggers(folder).values()] == [{"lora_rank": 2}, {"lora_rank": 4}]
+
+
+@pytest.mark.parametrize("component", [DISK, "cruijff_kit.metric_loggers.CSVLogger", "cruijff_kit.metric_loggers.TensorBoardLogger"])
+def test_other_loggers_are_told_no_more_than_where_their_files_lie(component: str, folder: Path) -> None:
+    log_with(folder, _component_=component)
+    assert loggers(folder)["train_000"] == {"_component_": component, "log_dir": str(folder / "results/run_000/logs")}
+
+
+# Identity
+
+
+@pytest.mark.parametrize("component", [OURS, "cruijff_kit.metric_loggers.CSVLogger", "torchtune.training.metric_logging.StdoutLogger"])
+def test_another_logger_makes_no_other_run(component: str, folder: Path) -> None:
+    before, copies = identities(folder), [finish(folder, run) for run in ("run_000", "run_001")]
+    log_with(folder, _component_=component)
+    with pytest.raises(CruijffKitError, match="generate --force"):
+        generate(folder)
+    for way in ({"force": True}, {"keep_ids": True}):
+        generate(folder, **way)  # no number that is in use would become another run
+        assert identities(folder) == before
+    check_current(plan(folder))
+    for run, copy in zip(before, copies):
+        assert checkpoint.differences(folder / "configs" / f"train_{run[4:]}.yaml", copy.parent, folder) == {}
+        assert checkpoint.trained_identity(copy.parent, folder) == before[run]
+
+
+def test_a_run_has_the_digest_that_it_had_when_the_logger_was_part_of_it(folder: Path) -> None:
+    """Of a config with the logger that all of torchtune's have: what was generated and trained before keeps its numbers."""
+    import hashlib
+    import json
+
+    from cruijff_kit.identity import normalised
+
+    for run in plan(folder).all_runs:
+        whole = {**normalised(run.config, folder), "metric_logger": {"_component_": DISK, "log_dir": "${output_dir}/logs"}}
+        assert run.config["metric_logger"] == whole["metric_logger"]
+        assert run.identity == hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_points_that_differ_in_their_logger_alone_are_one_point_twice(folder: Path) -> None:
+    edit(folder, variables={"lora_rank": None, "metric_logger.log_dir": ["/a", "/b"]}, controls={"lora_rank": 2})
+    with pytest.raises(CruijffKitError) as fault:
+        plan(folder)
+    assert str(fault.value) == (
+        "experiment.yaml:9  variables\n"
+        "  run_001 and run_000 compose to the same torchtune config, but for metric_logger, which changes nothing in what is trained\n"
+        "  remove one of the two points"
+    )
+
+
+def overridden(folder: Path, raw: dict[str, Any]) -> tuple[Any, Any]:
+    """The plan, and the run that the second point becomes with an override below `torchtune`."""
+    made = plan(folder)
+    run = made.runs[1]
+    point = Point({**run.params, **{f"metric_logger.{name}": value for name, value in raw.items()}}, dict(run.settings), {"metric_logger": raw})
+    return made, preparation._run_of(made, {each.identity: each for each in made.all_runs}, point)
+
+
+def test_an_override_of_the_logger_holds_for_the_run_that_is_there(folder: Path) -> None:
+    log_with(folder, _component_=OURS, project="p")
+    generate(folder, force=True)
+    made, run = overridden(folder, {"project": "q", "mode": "online"})
+    assert (run.id, made.added) == ("run_001", [])
+    node = yaml.safe_load(train_config_text(made, run))["metric_logger"]
+    assert node == {**made.runs[1].config["metric_logger"], "project": "q", "mode": "online"}
+    assert node["config"] == {"lora_rank": 4}
+
+
+def test_a_job_with_such_an_override_has_a_config_of_its_own_and_counts_as_the_same_work(folder: Path) -> None:
+    log_with(folder, _component_=OURS, project="p")
+    generate(folder, force=True)
+    made, other = overridden(folder, {"project": "q"})
+    config = {
+        "stages": ["train"], "only": "missing", "again": [], "evaluation": {"enabled": False, "baseline": False, "tasks": [], "objective": None},
+        "hydra": {"launcher": {"_target_": "StagedSlurmLauncher"}},
+    }  # fmt: skip
+    filled = {}
+    for run in (made.runs[1], other):
+        filler = Filler(made, change(made).files, Selection(sweep_state.look(folder)))
+        (filled[run.config["metric_logger"]["project"]],) = filler.prepared([job_configs.Point(OmegaConf.create(config), run, (), ())]).points
+    assert filled["p"]["keys"] == filled["q"]["keys"]
+    for project, point in filled.items():
+        path = Path(point.commands.train[-1])
+        assert path.parent == frozen.place(folder, point.frozen.files)
+        frozen.thaw(folder, point.frozen.files)
+        assert yaml.safe_load(path.read_text())["metric_logger"]["project"] == project
+
+
+def test_a_point_without_such_an_override_has_the_generated_config(folder: Path) -> None:
+    log_with(folder, _component_=OURS)
+    generate(folder, force=True)
+    made, run = overridden(folder, {})
+    assert run == made.runs[1]
