@@ -24,7 +24,7 @@ BUILT_FROM = ("README.md", "LICENSE", "Makefile", "pyproject.toml", "constraints
 MADE = shutil.ignore_patterns("__pycache__", "configs", "scripts", "results", "eval_results", ".cruijff-kit")
 HERE = "cruijff-kit run . --multirun hydra/launcher=staged_local"
 ONE_MORE = "cruijff-kit run . --multirun lora_rank=8 hydra/launcher=staged_local"
-ON_SLURM = "cruijff-kit run . --multirun lora_rank=8 seed=1 --again run_002 hydra/launcher=staged_slurm hydra.launcher.wait=true"
+ON_SLURM = "cruijff-kit run . --multirun lora_rank=8 --again run_002 hydra/launcher=staged_slurm hydra.launcher.wait=true"
 USE = "cd demo/smollm2_capitalize\ncruijff-kit generate .\ncruijff-kit run . --multirun\ncruijff-kit results ."
 
 Scores = dict[tuple[str, str], list[str]]
