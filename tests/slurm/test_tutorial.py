@@ -25,7 +25,11 @@ MADE = shutil.ignore_patterns("__pycache__", "configs", "scripts", "results", "e
 HERE = "cruijff-kit run . --multirun hydra/launcher=staged_local"
 ONE_MORE = "cruijff-kit run . --multirun lora_rank=8 hydra/launcher=staged_local"
 ON_SLURM = "cruijff-kit run . --multirun lora_rank=8 --again run_002 hydra/launcher=staged_slurm hydra.launcher.wait=true"
-USE = "cd demo/smollm2_capitalize\ncruijff-kit generate .\ncruijff-kit run . --multirun\ncruijff-kit results ."
+USE = """\
+source .venv/bin/activate
+cruijff-kit generate demo/smollm2_capitalize
+cruijff-kit run demo/smollm2_capitalize --multirun
+cruijff-kit results demo/smollm2_capitalize"""
 
 Scores = dict[tuple[str, str], list[str]]
 
