@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import log_headers, training_metrics
+from cruijff_kit import log_headers, records, training_metrics
 from cruijff_kit.evaluation_state import Found
 from cruijff_kit.log_headers import Header
 from cruijff_kit.stage_state import DONE, RUNNING, WAITING
@@ -94,14 +94,20 @@ class _Table:
         self.notes: list[str] = []
 
     def of_run(self, run: RunState) -> Iterator[Score]:
-        metrics = training_metrics.read(self._state.layout.run_results(run.run)) if run.train is not None else []
-        epochs = _epochs(self._state, run)
-        start = Score(run.run, dict(run.params), train_time_s=run.train and run.train.seconds)
+        start, losses = Score(run.run, dict(run.params), train_time_s=run.train and run.train.seconds), self._losses(run)
         if run.eval is None:
-            yield replace(start, train_loss=training_metrics.loss_at(metrics, "", epochs), status=_missing(run, NOT_EVALUATED))
+            yield replace(start, train_loss=losses[""], status=_missing(run, NOT_EVALUATED))
         for (task, epoch), found in run.found.items():
-            row = replace(start, task=task, checkpoint=epoch, train_loss=training_metrics.loss_at(metrics, epoch, epochs))
-            yield from self._of_task(run, found, row)
+            yield from self._of_task(run, found, replace(start, task=task, checkpoint=epoch, train_loss=losses[epoch]))
+
+    def _losses(self, run: RunState) -> dict[str, float | None]:
+        """By checkpoint."""
+        results = self._state.layout.run_results(run.run)
+        epochs = [epoch for _, epoch in run.found] or [""]
+        if run.train is None or epochs[-1] == "":  # the end of the file tells the last, at a fraction of the time
+            return {"": training_metrics.last(results).get("loss") if run.train is not None else None}
+        metrics, record = training_metrics.read(results), records.read(self._state.layout.record("train", run.run))
+        return {epoch: training_metrics.loss_at(metrics, epoch, record.epochs if record is not None else None) for epoch in epochs}
 
     def _of_task(self, run: RunState, found: Found, row: Score) -> Iterator[Score]:
         if found.results is None:
@@ -120,14 +126,6 @@ class _Table:
             yield replace(row, status=f"its log {fault}")
         else:
             yield from _rows(replace(row, status=SUCCESS, note=_note(found)), header)
-
-
-def _epochs(state: SweepState, run: RunState) -> int | None:
-    """How many epochs its training has."""
-    from cruijff_kit import records
-
-    record = records.read(state.layout.record("train", run.run)) if run.train is not None else None
-    return record.epochs if record is not None else None
 
 
 def _missing(run: RunState, lacks: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cruijff_kit import log_headers
+from cruijff_kit import checkpoint, log_headers
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import generate
 from cruijff_kit.paths import Layout
@@ -302,3 +302,26 @@ def test_an_experiment_without_evaluation_has_a_row_a_run(tmp_path: Path) -> Non
     layout = Layout.of(load(folder))
     finished_runs.train(layout, "run_000", read(layout).rows[0].identity)
     assert [(row.run, row.task, row.status) for row in collect(folder).scores] == [("run_000", "", "not evaluated"), ("run_001", "", "not trained")]
+
+
+def test_each_checkpoint_is_a_row_with_the_loss_at_the_end_of_its_epoch(tmp_path: Path) -> None:
+    model = write_hollow_model(tmp_path / "model")
+    spec = specification(model)
+    spec["framework_config"]["recipe"] = "cruijff_kit.recipes.lora_finetune_single_device"
+    spec["controls"]["epochs"] = 2
+    spec["evaluation"]["checkpoint"] = "all"
+    folder = write_experiment(tmp_path / "sweep", model, spec)
+    generate(folder)
+    layout = Layout.of(load(folder))
+    identity = read(layout).rows[0].identity
+    first = finished_runs.train(layout, "run_000", identity)
+    second = shutil.copytree(first, first.with_name("epoch_1"))
+    results = layout.run_results("run_000")
+    finished_runs.record(layout, "run_000", "train", identity, epochs=2, weights=checkpoint.seal(second, results), exit_code=0)
+    (results / "logs").mkdir()
+    (results / "logs/log_1.txt").write_text("".join(f"Step {step} | loss:{10 - step} lr:0.1 \n" for step in range(1, 9)))
+    finished_runs.evaluate(layout, "run_000", identity)
+    made_up_logs.write(layout, made_value)
+    rows = [(row.run, row.checkpoint, row.train_loss, row.status) for row in collect(folder).scores if row.scorer == "match"]
+    scored = [("run_000", "epoch_0", 6.0, "success"), ("run_000", "epoch_1", 2.0, "success")]
+    assert rows == [*scored, *(("run_001", epoch, None, "not trained") for epoch in ("epoch_0", "epoch_1"))]
