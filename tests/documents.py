@@ -217,7 +217,7 @@ class Reader:
             assert text == block.text, f"{block.place}: {block.words[0]} holds\n{text}"
             return
         copy = self.folder.with_name(f"{self.folder.name} of {block.place}")
-        shutil.copytree(self.folder, copy)
+        shutil.copytree(self.folder, copy, ignore=shutil.ignore_patterns("results", "eval_results", ".cruijff-kit"))
         (copy / "experiment.yaml").write_text(block.text, encoding="utf-8")
         self._type(block, f"cruijff-kit check '{copy}'")
         shutil.rmtree(copy)
