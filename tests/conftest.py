@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What takes minutes comes first, the longest of all at the head, so that no worker is left with it at the end.
 LONGEST_FIRST = [
+    "slurm/test_tutorial.py",
     "slurm/test_living.py",
-    "slurm/test_demo.py",
     "test_real_adapters.py",
     "slurm/test_interruptions.py",
     "test_run.py",
