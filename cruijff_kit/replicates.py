@@ -25,6 +25,7 @@ class Mean:
         low, high: the 95 % confidence interval of the mean over seeds, by Student's t; None of fewer than two.
         n: the replicates that have a score.
         missing: those that have none.
+        note: what the notes of their scores say: a replicate that was evaluated otherwise is no replicate.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Mean:
     high: float | None
     n: int
     missing: int
+    note: str = ""
 
 
 def means(scores: Sequence[Score]) -> list[Mean]:
@@ -67,7 +69,8 @@ def _mean(group: Sequence[Score]) -> Mean:
     low, high = (mean - half, mean + half) if mean is not None and half is not None else (None, None)
     run = first.run if not first.params else ""
     where = (first.checkpoint, first.task, first.scorer, first.metric)
-    return Mean(run, _params(first), *where, mean, sd, low, high, len(values), len(group) - len(values))
+    note = "; ".join(dict.fromkeys(score.note for score in group if score.note))
+    return Mean(run, _params(first), *where, mean, sd, low, high, len(values), len(group) - len(values), note)
 
 
 def _summary(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:

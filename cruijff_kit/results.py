@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import log_headers, records, training_metrics
+from cruijff_kit import log_headers, records, train, training_metrics
 from cruijff_kit.evaluation_state import Found
 from cruijff_kit.log_headers import Header
 from cruijff_kit.stage_state import DONE, RUNNING, WAITING
@@ -79,7 +79,9 @@ def collect(folder: Path) -> Results:
     """
     state = look(folder)
     layout = state.layout
-    headers = log_headers.read(log_headers.find(layout.eval_results), layout.hidden / "logs.json")
+    aside = {path for paths in train.asides(layout.eval_results).values() for path in paths}
+    logs = (path for path in log_headers.find(layout.eval_results) if aside.isdisjoint(path.parents))
+    headers = log_headers.read(logs, layout.hidden / "logs.json")
     table = _Table(state, headers)
     scores = _spread([score for run in state.runs for score in table.of_run(run)])
     return Results(state, scores, [*state.notes, *table.notes, *_strangers(state, headers, table.used), *_versions(headers, table.used)])

@@ -65,7 +65,7 @@ def _cells(score: Score, names: Sequence[str], wide: bool, brief: bool) -> dict[
 def _mean_cells(mean: Mean, names: Sequence[str]) -> dict[str, str]:
     interval = f"{number(mean.low)} to {number(mean.high)}" if mean.low is not None else ""
     figures = {"mean": number(mean.mean), "95 % interval": interval, "sd": number(mean.sd), "n": _text(mean.n)}
-    return {"run": mean.run, **_params(mean, names), **_place(mean), **figures, "": f"{mean.missing} missing" if mean.missing else ""}
+    return {"run": mean.run, **_params(mean, names), **_place(mean), **figures, "": ", ".join(filter(None, [f"{mean.missing} missing" if mean.missing else "", mean.note]))}
 
 
 def _params(row: Score | Mean, names: Sequence[str]) -> dict[str, str]:

@@ -41,6 +41,12 @@ class Row:
     def of(cls, run: Run) -> Row:
         return cls(run.id, run.params, run.recipe, run.identity)
 
+    def told_apart(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        """What sets it apart from the points of the sweep as it is now: of one that was added, what was a control then and is another now, too."""
+        names = {**self.settings, **controls} if self.added else {}
+        other = [name for name in names if name not in self.params and self.settings.get(name) != controls.get(name)]
+        return {**self.params, **{name: self.settings.get(name) for name in other}}
+
     def as_dict(self) -> dict[str, Any]:
         row = {"id": self.id, "params": dict(self.params), "recipe": self.recipe, "identity": self.identity}
         if self.added:

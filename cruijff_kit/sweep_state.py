@@ -85,7 +85,7 @@ def look(folder: Path, only: Collection[str] | None = None) -> SweepState:
     """
     experiment, problems, layout, mapping = _read(folder)
     jobs = sweep_jobs.look(layout)
-    runs = [(row.id, row.params, row.identity) for row in mapping.rows if not row.retired]
+    runs = [(row.id, row.told_apart(experiment.controls), row.identity) for row in mapping.rows if not row.retired]
     if experiment.spec.evaluation.enabled and experiment.spec.evaluation.baseline:
         runs.insert(0, (BASELINE, {}, BASELINE))
     evaluations = Evaluations(experiment, layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from cruijff_kit.results import Score, collect
 from cruijff_kit.results_files import as_json, write_parquet
 from cruijff_kit.results_files import records as rows_of
 from cruijff_kit.results_table import lines, number
-from cruijff_kit.run_mapping import read
+from cruijff_kit.run_mapping import Row, read
 from tests import finished_runs, made_up_logs
 from tests.tiny_experiment import specification, write_experiment, write_hollow_model
 
@@ -325,3 +326,20 @@ def test_each_checkpoint_is_a_row_with_the_loss_at_the_end_of_its_epoch(tmp_path
     rows = [(row.run, row.checkpoint, row.train_loss, row.status) for row in collect(folder).scores if row.scorer == "match"]
     scored = [("run_000", "epoch_0", 6.0, "success"), ("run_000", "epoch_1", 2.0, "success")]
     assert rows == [*scored, *(("run_001", epoch, None, "not trained") for epoch in ("epoch_0", "epoch_1"))]
+
+
+def test_a_mean_says_which_of_its_scores_were_made_otherwise() -> None:
+    rows = [score("run_0", 0.25, seed=1), dataclasses.replace(score("run_1", 0.5, seed=2), note="limit=5")]
+    assert [mean.note for mean in means(rows)] == ["limit=5"]
+
+
+def test_a_run_that_was_added_before_the_controls_changed_is_no_replicate_of_one_that_was_not() -> None:
+    row = Row("run_004", {"lora_rank": 8}, "recipe", "identity", added=True, settings={"lora_rank": 8, "learning_rate": 1e-3, "seed": 1, "epochs": 2})
+    assert row.told_apart({"learning_rate": 3e-4, "epochs": 2}) == {"lora_rank": 8, "learning_rate": 1e-3, "seed": 1}
+    assert row.told_apart({"learning_rate": 1e-3, "epochs": 2, "seed": 1, "shuffle": True}) == {"lora_rank": 8, "shuffle": None}
+    assert dataclasses.replace(row, added=False).told_apart({"learning_rate": 3e-4}) == {"lora_rank": 8}
+
+
+def test_logs_of_runs_that_were_moved_aside_are_no_strangers(damaged: Path) -> None:
+    shutil.copytree(damaged / "eval_results/run_000", damaged / "eval_results/run_000.20261128T164500")
+    assert collect(damaged).notes == []
