@@ -207,7 +207,7 @@ def _category_axis(variable: Variable) -> alt.Axis:
     import altair as alt
 
     slanted = sum(len(text(value)) + 2 for value in variable.values) > 48  # letters that fit beside each other
-    return alt.Axis(labelAngle=-35 if slanted else 0, labelLimit=130, grid=False)
+    return alt.Axis(labelAngle=-35 if slanted else 0, labelLimit=110, grid=False)
 
 
 def _y(drawn: Scatter, field: str) -> alt.Y:

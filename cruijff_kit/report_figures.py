@@ -19,7 +19,7 @@ MAX_DOTS = 200  # of the runs that they are means of
 MAX_BOXES = 40
 MAX_PANELS = 20  # metrics that are drawn
 MAX_FIGURES = 12  # of a metric
-MAX_COLUMNS, MAX_LINES = 16, 24  # of a heat map
+MAX_COLUMNS = 20  # of a heat map, and lines
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,22 @@ class Figure:
 
 def of_scores(scores: Sequence[Score]) -> list[tuple[str, list[Figure]]]:
     """For each metric of each task: against each variable and against the epoch, and over each pair of variables."""
-    epochs = {panel.title: panel for panel in by_epoch(scores)}
-    found = []
-    for panel in panels(scores)[:MAX_PANELS]:
-        if _has_score(panel):
-            found.append((panel.title, list(itertools.islice(_of_panel(panel, epochs.get(panel.title)), MAX_FIGURES))))
+    epochs = {panel.key: panel for panel in by_epoch(scores)}
+    drawn = [panel for panel in panels(scores)[:MAX_PANELS] if any(point.value is not None for point in panel.points)]
+    found = [(panel.title, list(itertools.islice(_of_panel(panel, epochs.get(panel.key)), MAX_FIGURES))) for panel in drawn]
     return [(title, figures) for title, figures in found if figures]
 
 
-def left_out(scores: Sequence[Score]) -> str:
+def left_out(scores: Sequence[Score]) -> list[str]:
     """What of_scores does not draw."""
-    more = len(panels(scores)) - MAX_PANELS
-    return f"{more} more metrics are in the table alone." if more > 0 else ""
+    every = panels(scores)
+    swept = [variables([point.params for point in panel.points]) for panel in every]
+    said = {
+        f"{len(every) - MAX_PANELS} more metrics are in the table alone.": len(every) > MAX_PANELS,
+        f"Of each metric there are at most {MAX_FIGURES} figures: not all pairs of variables have a heat map.": any(len(each) > 4 for each in swept),
+        f"Variables of more than {MAX_COLUMNS} values have no heat map.": any(len(one.values) > MAX_COLUMNS for each in swept if len(each) > 1 for one in each),
+    }
+    return [words for words, is_so in said.items() if is_so]
 
 
 def _of_panel(panel: Panel, by_epoch: Panel | None) -> Iterator[Figure]:
@@ -62,10 +66,6 @@ def _of_panel(panel: Panel, by_epoch: Panel | None) -> Iterator[Figure]:
     yield from _maps(panel)
 
 
-def _has_score(panel: Panel) -> bool:
-    return any(point.value is not None for point in panel.points)
-
-
 def figure(panel: Panel, variable: Variable, others: Sequence[Variable]) -> Figure:
     """A metric against one variable; `others` differ between the points too."""
     placed, each = ([point for point in points if variable.place(point.params) is not None] for points in (panel.points, panel.each))
@@ -77,13 +77,8 @@ def figure(panel: Panel, variable: Variable, others: Sequence[Variable]) -> Figu
     baseline = _ends(panel.baseline) if panel.baseline is not None and panel.baseline.value is not None else None
     whole = Scatter(panel.task, variable, panel.metric, _in_lines(rows), dots, (), _is_joined(variable, valued), legend, baseline)
     drawn, instead = _fewer(whole, valued)
-    words = [*instead, *([] if instead else _marks(panel, placed, bool(dots))), *([_line_words(variable, others)] if drawn.joined else [])]
-    words += ["Points at one value stand side by side."] if report_charts.is_beside(drawn) else []
-    rest = [other.title for other in others if other is not legend]
-    words += [f"All have one colour: there are more than {MAX_COLOURS} values of {' and of '.join(rest)}."] if drawn.joined and rest and not legend else []
-    words += [f"Of one colour they differ in {', '.join(rest)}."] if drawn.legend and rest else []
-    words += [_baseline_words(panel.baseline)] if panel.baseline and baseline else []
-    words += _gaps(panel, placed, variable)
+    marks = instead or _marks(panel, placed, bool(dots))
+    words = [*marks, *_line_words(drawn, others), *_baseline_words(panel.baseline), *_gaps(panel, placed, variable)]
     return Figure(report_charts.scatter(drawn), _alternative(panel, variable, placed), " ".join([f"{panel.title} against {variable.title}.", *words]))
 
 
@@ -161,13 +156,24 @@ def _span(numbers: Sequence[int]) -> str:
     return f"{min(numbers):,}" if min(numbers) == max(numbers) else f"{min(numbers):,} to {max(numbers):,}"
 
 
-def _line_words(variable: Variable, others: Sequence[Variable]) -> str:
-    return f"Lines join points that differ in {variable.title} alone." if others else "The line joins neighbouring points."
+def _line_words(drawn: Scatter, others: Sequence[Variable]) -> Iterator[str]:
+    """What lines and colours tell apart."""
+    if drawn.joined:
+        yield f"Lines join points that differ in {drawn.x.title} alone." if others else "The line joins neighbouring points."
+    if report_charts.is_beside(drawn):
+        yield "Points at one value stand side by side."
+    rest = [other.title for other in others if other is not drawn.legend]
+    if rest and drawn.legend:
+        yield f"Of one colour they differ in {', '.join(rest)}."
+    elif rest and drawn.joined:
+        yield f"All have one colour: there are more than {MAX_COLOURS} values of {' and of '.join(rest)}."
 
 
-def _baseline_words(baseline: Point) -> str:
+def _baseline_words(baseline: Point | None) -> Iterator[str]:
+    if baseline is None or baseline.value is None:
+        return
     band = "" if baseline.low is None else f" (band: ± 1 standard error over its n = {_span([baseline.n] if baseline.n else [])} samples)"
-    return f"Dashed: base, the untouched model, {number(baseline.value)}{band}."
+    yield f"Dashed: base, the untouched model, {number(baseline.value)}{band}."
 
 
 def _gaps(panel: Panel, placed: Sequence[Point], variable: Variable) -> Iterator[str]:
@@ -199,7 +205,7 @@ def _maps(panel: Panel) -> Iterator[Figure]:
     found = variables([point.params for point in panel.points])
     for y, x in itertools.combinations(found, 2):
         others = [other for other in found if other not in (x, y)]
-        made = _map(panel, x, y, others) if len(x.values) <= MAX_COLUMNS and len(y.values) <= MAX_LINES else None
+        made = _map(panel, x, y, others) if max(len(x.values), len(y.values)) <= MAX_COLUMNS else None
         if made is not None:
             yield made
 

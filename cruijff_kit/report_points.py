@@ -16,8 +16,9 @@ from cruijff_kit.results_table import shown
 
 LINEAR, LOG, CATEGORY = "linear", "log", "category"
 LEAST_RATIO = {True: 10, False: 4}  # of the largest value to the smallest, on a log axis: of two values, and of more
+NO_TEXT = re.compile(r"true|false|null|-?[\d.]+(e[-+]?\d+)?|NaN|-?Infinity", re.IGNORECASE)  # as `shown` writes what is no text
 NOT_SHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
-MAX_LETTERS = 60  # of a name or a value in a figure
+MAX_LETTERS = 60  # of a name in a figure
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,28 @@ class Panel:
     """A metric of a task, for all runs at their last epoch.
 
     Args:
+        key: task, scorer and metric.
         of_seeds: the points are means over seeds, and their bars 95 % confidence intervals; else a run, and its standard error over samples.
         each: the runs that the means are of.
     """
 
-    task: str
-    metric: str
+    key: tuple[str, str, str]
     points: Sequence[Point]
     baseline: Point | None
     of_seeds: bool = False
     each: Sequence[Point] = ()
 
     @property
+    def task(self) -> str:
+        return short(self.key[0])
+
+    @property
+    def metric(self) -> str:
+        return short(" ".join(self.key[1:]).strip())
+
+    @property
     def title(self) -> str:
-        return short(f"{self.task}: {self.metric}")
+        return f"{self.task}: {self.metric}"
 
 
 @dataclass(frozen=True)
@@ -82,14 +91,17 @@ class Variable:
 
 
 def text(value: Any) -> str:
-    """A parameter's value, in a figure."""
-    return short(shown(value))
+    """A parameter's value, in a figure: never the same for two values, so that it is not cut, and a text that reads as a number is in quotes."""
+    return _one_line(json.dumps(value) if isinstance(value, str) and NO_TEXT.fullmatch(value) else shown(value))
 
 
 def short(words: str) -> str:
-    """On one line of a figure."""
-    cut = words if len(words) <= MAX_LETTERS else f"{words[: MAX_LETTERS - 1]}…"
-    return showable(cut).replace("\n", "\\n").replace("\t", " ")
+    """A name, in a figure."""
+    return _one_line(words if len(words) <= MAX_LETTERS else f"{words[: MAX_LETTERS - 1]}…")
+
+
+def _one_line(words: str) -> str:
+    return showable(words).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def showable(words: str) -> str:
@@ -114,11 +126,10 @@ def _key(row: Score | Mean) -> tuple[str, str, str]:
 
 
 def _panel(key: tuple[str, str, str], scores: Sequence[Score], summed: Sequence[Mean]) -> Panel:
-    task, *metric = key
     runs = [of_score(score) for score in scores if score.run != BASELINE]
     baseline = next((of_score(score) for score in scores if score.run == BASELINE), None)
     points = [_of_mean(mean) for mean in summed if mean.run != BASELINE]
-    return Panel(short(task), short(" ".join(metric).strip()), points or runs, baseline, bool(points), runs if points else ())
+    return Panel(key, points or runs, baseline, bool(points), runs if points else ())
 
 
 def of_score(score: Score) -> Point:

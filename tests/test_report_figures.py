@@ -264,6 +264,33 @@ def test_a_search_over_many_values_is_points_without_bars():
     assert steps(against_rate.svg) == 0
 
 
+def test_values_that_look_alike_are_not_taken_for_one():
+    long = "data/" + "x" * 80
+    for values in ([f"{long}/a.jsonl", f"{long}/b.jsonl"], [1, "1"], ["null", None]):
+        against_data, _, heat = figures(sweep({"dataset": values, "lora_rank": [8, 16]}))
+        assert len({x for x, _ in dots(against_data.svg)}) == 4
+        assert "4 of 4 cells" in heat.alternative
+
+
+def test_metrics_whose_names_begin_alike_keep_their_own_epochs():
+    scores = [
+        score("run_000", {}, number / 10 + epoch / 100, task="x" * 80 + str(number), checkpoint=f"epoch_{epoch}") for number in range(2) for epoch in range(2)
+    ]
+    (_, (first,)), (_, (second,)) = report_figures.of_scores(scores)
+    assert ("from 0.0000" in first.alternative, "from 0.1000" in second.alternative) == (True, True)
+
+
+def test_what_is_left_out_is_said():
+    assert report_figures.left_out(sweep({"lora_rank": [8, 16], "dropout": [0, 1]})) == []
+    many = [score(f"run_00{n}", {"lora_rank": n}, 0.5, metric=str(metric)) for n in range(2) for metric in range(25)]
+    assert report_figures.left_out(many) == ["5 more metrics are in the table alone."]
+    assert len(report_figures.of_scores(many)) == 20
+    assert report_figures.left_out(sweep({name: [0, 1] for name in "abcde"})) == [
+        "Of each metric there are at most 12 figures: not all pairs of variables have a heat map."
+    ]
+    assert report_figures.left_out(sweep({"a": list(range(30)), "b": [0, 1]})) == ["Variables of more than 20 values have no heat map."]
+
+
 NASTY = ["<script>alert(1)</script>", "a.b[0]['c']", 'quote" and \\', "two\nlines", "\x1b[31mred\x00", "${x}", "datum.value", "ü€𝄞"]
 
 
