@@ -88,9 +88,12 @@ def means(summed: Sequence[Mean]) -> Table:
     for mean in summed:
         rows.setdefault((mean.run, *_params(mean, names), mean.checkpoint.removeprefix("epoch_")), {})[_metric(mean)] = mean
     wanted = max(mean.n + mean.missing for mean in summed)
-    headings = ["run", *names, "epoch", *(_heading(key, [wanted]) for key in keys)]
-    cells = [[*map(str, place), *(_mean_cell(by_metric.get(key), wanted) for key in keys)] for place, by_metric in rows.items()]
-    return without_empty(Table(headings, cells, frozenset(range(1, len(headings))), MEANS))
+    headings = ["run", *names, "epoch", *(_heading(key, [wanted]) for key in keys), "note"]
+    cells = [
+        [*map(str, place), *(_mean_cell(by_metric.get(key), wanted) for key in keys), "; ".join(dict.fromkeys(mean.note for mean in by_metric.values() if mean.note))]
+        for place, by_metric in rows.items()
+    ]
+    return without_empty(Table(headings, cells, frozenset(range(1, len(headings) - 1)), MEANS))
 
 
 MEANS = "Means of runs that differ in their seed alone, over n seeds, in brackets with their 95 % confidence interval by Student's t."
