@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,8 @@ from typing import Any
 from cruijff_kit import atomic
 
 BATCH = 64
+STDERR = ("stderr", "bootstrap_stderr")
+MEANS = ("accuracy", "mean")
 VERSION = 1  # of the file that keeps them
 
 
@@ -29,9 +32,10 @@ class Header:
         fault: why it cannot be read; all else is empty then.
         experiment, run, digest: what our evaluations write into its metadata; empty in a log that is not theirs.
         inspect: the version of Inspect that wrote it.
-        samples: those that were completed.
+        total: samples of the task, each epoch by itself; `completed`: those that did not end in error.
         tokens: of all models, in and out.
-        scores: for each scorer, its metrics to the last digit.
+        scores: for each scorer: its name, the samples that have a score and those that have none, and its metrics: for each its value and
+            standard error, None where it has none, to the last digit.
     """
 
     fault: str = ""
@@ -40,17 +44,19 @@ class Header:
     digest: str = ""
     status: str = ""
     inspect: str = ""
-    samples: int | None = None
+    total: int | None = None
+    completed: int | None = None
     tokens: int | None = None
     seconds: float | None = None
-    scores: Sequence[tuple[str, Mapping[str, float]]] = field(default_factory=list)
+    scores: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """Every log of Inspect's below `folder`."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".eval"))
+    """Every log of Inspect's below `folder`, the entries of which may be links to other disks."""
+    for top in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for parent, folders, names in os.walk(top):
+            folders.sort()
+            yield from (Path(parent, name) for name in sorted(names) if name.endswith(".eval"))
 
 
 def read(paths: Iterable[Path], kept: Path) -> dict[Path, Header]:
@@ -61,10 +67,11 @@ def read(paths: Iterable[Path], kept: Path) -> dict[Path, Header]:
     """
     stamps = {path: stamp for path in paths if (stamp := _stamp(path))}
     before = _kept(kept)
-    found = {path: Header(**before[str(path)][1]) for path, stamp in stamps.items() if before.get(str(path), [None])[0] == stamp}
+    found = {path: before[str(path)][1] for path, stamp in stamps.items() if str(path) in before and before[str(path)][0] == stamp}
     if new := [path for path in stamps if path not in found]:
         found |= {Path(path): Header(**header) for path, header in _read_all(list(map(str, new)))}
-        known = {str(path): [stamps[path], asdict(header)] for path, header in found.items()}
+        # not the faults: a disk may have its own, which pass
+        known = {str(path): [stamps[path], asdict(header)] for path, header in found.items() if not header.fault}
         with contextlib.suppress(OSError):  # a colleague's folder: read anew each time
             atomic.write_text(kept, json.dumps({**_edition(), "logs": known}))
     return found
@@ -79,11 +86,13 @@ def _stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _kept(path: Path) -> dict[str, Any]:
+def _kept(path: Path) -> dict[str, tuple[list[int], Header]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found["logs"] if {name: found[name] for name in _edition()} == _edition() else {}
-    except (OSError, ValueError, LookupError, TypeError):
+        if {name: found[name] for name in _edition()} != _edition():
+            return {}
+        return {name: (stamp, Header(**header)) for name, (stamp, header) in found["logs"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 
@@ -100,9 +109,23 @@ def _read_all(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     print(f"reading {len(paths)} logs of Inspect", file=sys.stderr)
     workers = min(len(os.sched_getaffinity(0)), len(batches) // 2)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for headers in pool.map(_read_batch, batches):
-            yield from headers
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with _without_interrupts():  # those that are started now: Ctrl-C is for this process
+            asked = [pool.submit(_read_batch, batch) for batch in batches]
+        for headers in asked:
+            yield from headers.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read_batch(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -134,10 +157,11 @@ def _header(log: Any) -> dict[str, Any]:
         **{name: str(ours.get(name) or "") for name in ("experiment", "run", "digest")},
         "status": log.status,
         "inspect": log.eval.packages.get("inspect_ai", ""),
-        "samples": log.results and log.results.completed_samples,
+        "total": log.results and log.results.total_samples,
+        "completed": log.results and log.results.completed_samples,
         "tokens": sum(usage.total_tokens for usage in log.stats.model_usage.values()),
         "seconds": _seconds(log.stats),
-        "scores": _scores(log.results.scores if log.results else []),
+        "scores": [_score(score, name) for score, name in _named(log.results.scores if log.results else [])],
     }
 
 
@@ -150,10 +174,25 @@ def _seconds(stats: Any) -> float | None:
         return None
 
 
-def _scores(scores: Sequence[Any]) -> list[tuple[str, dict[str, float]]]:
-    """By name; with its reducer where one scorer has several."""
-    names = [score.name for score in scores]
-    return [
-        (f"{score.name} ({score.reducer})" if names.count(score.name) > 1 and score.reducer else score.name, {name: metric.value for name, metric in score.metrics.items()})
-        for score in scores
-    ]
+def _named(scores: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """With names that tell them apart: Inspect's may be those of several scorers, and of several reducers of one."""
+    for score in scores:
+        alike = [other for other in scores if other.name == score.name]
+        scorer = f"{score.scorer}/" if len({other.scorer for other in alike}) > 1 else ""
+        reducer = f" ({score.reducer})" if len({other.reducer for other in alike}) > 1 and score.reducer else ""
+        yield score, f"{scorer}{score.name}{reducer}"
+
+
+def _score(score: Any, name: str) -> dict[str, Any]:
+    """One scorer's. Inspect's standard error is of the mean of the samples' scores, and of nothing else."""
+    whole = {key: metric.name for key, metric in score.metrics.items() if metric.group is None}
+    errors = [key for key, name in whole.items() if name in STDERR]
+    means = [key for key, name in whole.items() if name in MEANS]
+    beside = {key: score.metrics[errors[0]].value for key in means} if len(errors) == 1 else {}
+    shown = {key: metric.value for key, metric in score.metrics.items() if key not in (errors if beside else ())}
+    return {
+        "scorer": name,
+        "scored": score.scored_samples,
+        "unscored": score.unscored_samples,
+        "metrics": {key: [value, beside.get(key)] for key, value in shown.items()},
+    }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cruijff_kit.paths import BASELINE
 from cruijff_kit.results import SUCCESS, Score
 
 SEED = "seed"
@@ -24,8 +25,8 @@ class Mean:
         sd: of the replicates, from n - 1; None of fewer than two.
         low, high: the 95 % confidence interval of the mean over seeds, by Student's t; None of fewer than two.
         n: the replicates that have a score.
-        missing: those that have none.
-        note: what the notes of their scores say: a replicate that was evaluated otherwise is no replicate.
+        missing: those that have none, or none of the same evaluation.
+        note: what else one should know: how the scores were made otherwise than experiment.yaml says, and which were left out.
     """
 
     run: str
@@ -54,7 +55,7 @@ def means(scores: Sequence[Score]) -> list[Mean]:
 
 
 def _point(score: Score) -> str:
-    baseline = score.run if not score.params else ""
+    baseline = score.run if score.run == BASELINE else ""
     return json.dumps([baseline, _params(score), score.checkpoint, score.task, score.scorer, score.metric], default=str, sort_keys=True)
 
 
@@ -64,13 +65,29 @@ def _params(score: Score) -> dict[str, Any]:
 
 def _mean(group: Sequence[Score]) -> Mean:
     first = group[0]
-    values = [score.value for score in group if score.status == SUCCESS and score.value is not None and math.isfinite(score.value)]
+    alike, notes = _alike(group)
+    values = [score.value for score in alike if score.value is not None and math.isfinite(score.value)]
+    if wrong := len(alike) - len(values):
+        notes.append(f"{wrong} not finite")
     mean, sd, half = _summary(values)
     low, high = (mean - half, mean + half) if mean is not None and half is not None else (None, None)
-    run = first.run if not first.params else ""
+    run = first.run if first.run == BASELINE else ""
     where = (first.checkpoint, first.task, first.scorer, first.metric)
-    note = "; ".join(dict.fromkeys(score.note for score in group if score.note))
-    return Mean(run, _params(first), *where, mean, sd, low, high, len(values), len(group) - len(values), note)
+    return Mean(run, _params(first), *where, mean, sd, low, high, len(values), len(group) - len(values), "; ".join(notes))
+
+
+def _alike(group: Sequence[Score]) -> tuple[list[Score], list[str]]:
+    """The scores that were made in the same way, as experiment.yaml says if any was, and what to say of them and of the others."""
+    made = [score for score in group if score.status == SUCCESS]
+    wanted = min((score.note for score in made), key=bool, default="")
+    alike = [score for score in made if score.note == wanted]
+    others = [score.note or "as experiment.yaml says" for score in made if score.note != wanted]
+    seeds = {json.dumps(score.params.get(SEED), default=str) for score in alike}
+    return alike, [
+        *([wanted] if wanted else []),
+        *(f"without one made otherwise: {note}" for note in others),
+        *([f"{len(alike)} runs have {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"] if 0 < len(seeds) < len(alike) else []),
+    ]
 
 
 def _summary(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:

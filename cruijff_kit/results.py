@@ -15,8 +15,6 @@ from cruijff_kit.sweep_state import RunState, SweepState, look
 
 SUCCESS = "success"
 NOT_EVALUATED = "not evaluated"
-STDERR = ("stderr", "bootstrap_stderr")
-MEANS = ("accuracy", "mean")  # what Inspect's standard error is one of
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,15 @@ class Score:
 
     Args:
         run: `base` for the untouched model, which has no parameters.
-        params: its parameters, and what it was trained with instead.
+        params: its parameters, and the seed that it was trained with instead.
         checkpoint: `epoch_0`, …; empty where only the last is evaluated.
         task: empty where nothing is evaluated.
         scorer, metric: empty where no run has a score of the task.
         stderr: over the samples of the task, where the metric is their mean.
-        samples: those that were completed.
+        samples: those that the value is of.
         status: `success`, or why there is no score: `training failed: …`, `not evaluated`, `stale: …`.
         note: settings of this evaluation that are not those of experiment.yaml, `limit=5`; that it sent other prompts than training had.
-        train_loss: the last that was logged up to the end of that epoch: of one step, not of the epoch.
+        train_loss: the last that was logged up to the end of that epoch: of one step, not of the epoch. None beside a score of earlier weights.
         tokens: of the evaluation, in and out; those of one task.
         time_s: of the evaluation of the task, without the time that the model takes to load.
         train_time_s: of the last attempt.
@@ -115,14 +113,16 @@ class _Table:
         if found.results is None:
             yield replace(row, status=_missing(run, found.lacks))
             return
-        if not found.results.get("log"):
+        if not isinstance(found.results.get("log"), str):
             yield replace(row, status="its results.json names no log")
             return
         path = self._state.layout.folder / found.results["log"]
         header = self._headers.get(path, Header(fault="is gone"))
         self.used.add(path)
         log = self._state.layout.relative(path)
-        row = replace(row, params={**row.params, **found.results["trained_with"]}, log=log)
+        row = replace(row, params={**row.params, **({"seed": other["seed"]} if "seed" in (other := _trained_with(found)) else {})}, log=log)
+        if run.train is not None and run.train.state != DONE:  # it is trained anew: what that logs is not of these weights
+            row = replace(row, train_loss=None, train_time_s=None)
         if fault := _fault(header, run.run, found):
             self.notes.append(f"{log}: {fault}: skipped")
             yield replace(row, status=f"its log {fault}")
@@ -148,21 +148,28 @@ def _fault(header: Header, run: str, found: Found) -> str:
         return header.fault
     if (header.run, header.digest) != (run, (found.results or {}).get("digest")):
         return f"is of another evaluation: {header.experiment or 'no experiment of ours'} {header.run}".rstrip()
-    return "" if header.status == SUCCESS else f"ended in status {header.status}"
+    if header.status != SUCCESS:
+        return f"ended in status {header.status}"
+    return "" if any(score["metrics"] for score in header.scores) else "has no scores"
+
+
+def _trained_with(found: Found) -> Mapping[str, Any]:
+    other = (found.results or {}).get("trained_with")
+    return other if isinstance(other, dict) else {}
 
 
 def _note(found: Found) -> str:
-    return ", ".join(filter(None, [found.note, "other prompts than in training" if (found.results or {}).get("warnings") else ""]))
+    other = [f"{name}={value}" for name, value in _trained_with(found).items() if name != "seed"]
+    return ", ".join(filter(None, [found.note, *other, "other prompts than in training" if (found.results or {}).get("warnings") else ""]))
 
 
 def _rows(row: Score, header: Header) -> Iterator[Score]:
-    row = replace(row, samples=header.samples, tokens=header.tokens, time_s=header.seconds)
-    for scorer, metrics in header.scores:
-        error = next((metrics[name] for name in STDERR if name in metrics), None)
-        values = {name: value for name, value in metrics.items() if name not in STDERR} or metrics
-        for name, value in values.items():
-            stderr = error if name in MEANS or len(values) == 1 and name not in STDERR else None
-            yield replace(row, scorer=scorer, metric=name, value=value, stderr=stderr)
+    ended = [] if header.completed == header.total else [f"{header.completed} of {header.total} samples"]
+    for score in header.scores:
+        samples = header.completed if score["scored"] is None else score["scored"]
+        note = ", ".join(filter(None, [row.note, *ended, f"{score['unscored']} without a score" if score["unscored"] else ""]))
+        known = replace(row, scorer=score["scorer"], samples=samples, tokens=header.tokens, time_s=header.seconds, note=note)
+        yield from (replace(known, metric=name, value=value, stderr=stderr) for name, (value, stderr) in score["metrics"].items())
 
 
 def _spread(rows: Sequence[Score]) -> list[Score]:

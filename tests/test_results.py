@@ -205,10 +205,68 @@ def test_a_header_is_read_again_only_when_size_or_time_of_the_log_changed(damage
     assert statuses(damaged)["run_000", "words"].startswith("its log cannot be read")
 
 
+@pytest.mark.parametrize("logs", ["[]", '{"PATH": null}', '{"PATH": [[1, 2]]}', '{"PATH": [[1, 2], null]}', '{"PATH": [[1, 2], {"another": 1}]}'])
+def test_headers_that_were_kept_in_another_form_are_no_fault(whole: Path, logs: str) -> None:
+    edition = json.dumps(log_headers._edition())[:-1]
+    (whole / ".cruijff-kit/logs.json").write_text(f'{edition}, "logs": {logs.replace("PATH", str(a_log(whole, "run_000", "words")))}}}')
+    assert statuses(whole)["run_000", "words"] == "success"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 0, "inspect": "0.3.285", "logs": {}}'])
 def test_headers_that_were_kept_and_cannot_be_read_are_no_fault(whole: Path, content: str) -> None:
     (whole / ".cruijff-kit/logs.json").write_text(content)
     assert statuses(whole)["run_000", "words"] == "success"
+
+
+def test_a_log_that_could_not_be_read_once_is_tried_again(damaged: Path) -> None:
+    path = a_log(damaged, "run_000", "words")
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (damaged / ".cruijff-kit/logs.json").unlink(missing_ok=True)
+    assert statuses(damaged)["run_000", "words"].startswith("its log cannot be read")
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert statuses(damaged)["run_000", "words"] == "success"
+
+
+def test_results_of_a_run_may_be_a_link_to_another_disk(damaged: Path, tmp_path: Path) -> None:
+    shutil.move(damaged / "eval_results/run_000", tmp_path / "disk")
+    (damaged / "eval_results/run_000").symlink_to(tmp_path / "disk")
+    assert statuses(damaged)["run_000", "words"] == "success"
+    (damaged / "eval_results/run_000").unlink()
+
+
+def test_a_log_without_scores_is_said(damaged: Path) -> None:
+    from inspect_ai.log import EvalResults
+
+    path = a_log(damaged, "run_000", "words")
+    rewrite(path, results=EvalResults(total_samples=40, completed_samples=40, scores=[]))
+    assert statuses(damaged)["run_000", "words"] == "its log has no scores"
+
+
+@pytest.mark.parametrize(("trained_with", "params", "note"), [
+    ({"seed": 7}, {"lora_rank": 2, "seed": 7}, ""),
+    ({"model_dir": "/elsewhere"}, {"lora_rank": 2, "seed": 1}, "model_dir=/elsewhere"),
+    (None, {"lora_rank": 2, "seed": 1}, ""),
+])  # fmt: skip
+def test_what_a_run_was_trained_with_instead_stands_beside_its_scores(damaged: Path, trained_with: object, params: dict, note: str) -> None:
+    path = damaged / "eval_results/run_000/words/results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "trained_with": trained_with}))
+    (score, *_) = (score for score in collect(damaged).scores if (score.run, score.task) == ("run_000", "words"))
+    assert (score.status, score.params, score.note) == ("success", params, note)
+
+
+def test_beside_a_score_of_earlier_weights_stands_no_loss_of_the_training_that_replaces_them(damaged: Path) -> None:
+    layout = Layout.of(load(damaged))
+    results, record = layout.run_results("run_001"), layout.record("train", "run_001")
+    before = record.read_bytes()
+    (results / "hf_model").rename(results / "moved")
+    finished_runs.record(layout, "run_001", "train", json.loads(before)["config"], state="failed", reason="no luck", exit_code=1)
+    scores = [score for score in collect(damaged).scores if score.run == "run_001"]
+    (results / "moved").rename(results / "hf_model")
+    record.write_bytes(before)
+    assert {(score.status, score.train_loss, score.train_time_s) for score in scores} == {("success", None, None)}
 
 
 def test_of_many_logs_batches_are_read_in_several_processes_and_a_bad_one_spoils_none(damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +388,20 @@ def test_each_checkpoint_is_a_row_with_the_loss_at_the_end_of_its_epoch(tmp_path
 
 def test_a_mean_says_which_of_its_scores_were_made_otherwise() -> None:
     rows = [score("run_0", 0.25, seed=1), dataclasses.replace(score("run_1", 0.5, seed=2), note="limit=5")]
-    assert [mean.note for mean in means(rows)] == ["limit=5"]
+    (mean,) = means(rows)
+    assert (mean.mean, mean.n, mean.missing, mean.note) == (0.25, 1, 1, "without one made otherwise: limit=5")
+    (mean,) = means([dataclasses.replace(row, note="limit=5") for row in rows])
+    assert (mean.mean, mean.n, mean.missing, mean.note) == (0.375, 2, 0, "limit=5")
+
+
+def test_a_score_that_is_no_number_and_a_seed_that_comes_twice_are_said() -> None:
+    (mean,) = means([score("run_0", 0.25, seed=1), score("run_1", 0.5, seed=1), score("run_2", float("nan"), seed=2)])
+    assert (mean.mean, mean.n, mean.missing, mean.note) == (0.375, 2, 1, "3 runs have 2 seeds; 1 not finite")
+
+
+def test_of_an_experiment_without_variables_the_first_run_is_a_replicate_too() -> None:
+    (mean,) = means([score("run_000", 1.0), score("run_001", 2.0, seed=2), score("run_002", 3.0, seed=3)])
+    assert (mean.mean, mean.n, mean.note) == (2.0, 3, "")
 
 
 def test_a_run_that_was_added_before_the_controls_changed_is_no_replicate_of_one_that_was_not() -> None:
@@ -343,3 +414,51 @@ def test_a_run_that_was_added_before_the_controls_changed_is_no_replicate_of_one
 def test_logs_of_runs_that_were_moved_aside_are_no_strangers(damaged: Path) -> None:
     shutil.copytree(damaged / "eval_results/run_000", damaged / "eval_results/run_000.20261128T164500")
     assert collect(damaged).notes == []
+
+
+def test_names_samples_and_errors_are_those_of_each_scorer(tmp_path: Path) -> None:
+    """As Inspect has them: scorers that share a name, samples without a score, epochs, groups, and errors that are of no mean."""
+    from inspect_ai import Task, eval
+    from inspect_ai.dataset import Sample
+    from inspect_ai.scorer import Score as Mark
+    from inspect_ai.scorer import accuracy, grouped, mean, metric, scorer, stderr, std
+
+    @metric
+    def f1():
+        return lambda scores: 0.125
+
+    def marks(name: str, metrics: object, value: Callable[[int], object]):
+        @scorer(metrics=metrics, name=name)
+        def made():
+            async def mark(state, target):
+                return Mark(value=value(int(state.sample_id)))
+
+            return mark
+
+        return made()
+
+    scorers = [
+        marks("first", {"a": [mean(), stderr()]}, lambda number: {"a": number}),
+        marks("second", {"a": [mean(), stderr()]}, lambda number: {"a": -number}),
+        marks("partly", [mean(), stderr()], lambda number: float("nan") if number < 4 else 1.0),
+        marks("corpus", [f1(), stderr()], lambda number: number),
+        marks("spread", [std(), stderr(), accuracy()], lambda number: number % 2),
+        marks("by_group", [grouped(mean(), "kind"), stderr()], lambda number: number),
+    ]
+    data = [Sample(input="x", target="x", id=number, metadata={"kind": "mean" if number % 2 else "A"}) for number in range(6)]
+    (log,) = eval(Task(dataset=data, solver=[], scorer=scorers), model="mockllm/model", display="none", log_dir=str(tmp_path), epochs=2)
+    assert log.status == "success", log.error
+    (header,) = _headers(tmp_path)
+    scores = {score["scorer"]: score for score in header.scores}
+    assert list(scores) == ["first/a", "second/a", "partly", "corpus", "spread", "by_group"]
+    assert (scores["first/a"]["metrics"]["mean"][0], scores["second/a"]["metrics"]["mean"][0]) == (2.5, -2.5)
+    assert (scores["partly"]["scored"], scores["partly"]["unscored"]) == (2, 4)
+    assert {key: error is not None for key, (_, error) in scores["corpus"]["metrics"].items()} == {"f1": False, "stderr": False}
+    assert {key: error is not None for key, (_, error) in scores["spread"]["metrics"].items()} == {"std": False, "accuracy": True}
+    assert all(error is None for _, error in scores["by_group"]["metrics"].values())
+    assert (header.completed, header.total) == (12, 12)
+
+
+def _headers(folder: Path) -> list[log_headers.Header]:
+    (path,) = folder.rglob("*.eval")
+    return list(log_headers.read([path], folder / "kept.json").values())
