@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cruijff_kit import experiment_template, recipe_kinds, torchtune_catalog, workspace
+from cruijff_kit import experiment_template, log_folders, recipe_kinds, torchtune_catalog, workspace
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.experiment_template import QUICKSTART, Answers
@@ -67,6 +67,8 @@ def init(folder: Path, template: str, given: Mapping[str, str | None], yes: bool
         CruijffKitError: an answer is missing or wrong, or a file of the template is there already; nothing was written.
     """
     shown, folder = folder, Path(os.path.abspath(folder))
+    if what := log_folders.fault(folder):
+        raise CruijffKitError(f"{what}\nmove or rename the folder, or name another")
     _check_free(folder, template)
     told = {name: text for name, text in given.items() if text is not None}
     if template == QUICKSTART:
