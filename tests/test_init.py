@@ -92,14 +92,20 @@ def test_quickstart_says_how_to_make_the_model_where_it_is_not_there(tmp_path, m
     assert capsys.readouterr().out.splitlines()[1:6] == ["next:", "  cd first", *(f"  {command}" for command in model)]
 
 
-def test_an_example_that_was_run_is_copied_without_what_it_made(tmp_path, monkeypatch):
-    ran = shutil.copytree(EXAMPLE, tmp_path / "ran")
-    before = experiment_template.names("quickstart")
-    for name in ("configs/train_000.yaml", "results/run_000/record.json", ".cruijff-kit/lock", "evals/__pycache__/capitalize.pyc"):
-        (ran / name).parent.mkdir(parents=True, exist_ok=True)
-        (ran / name).touch()
-    monkeypatch.setattr(experiment_template, "quickstart_dir", lambda: ran)
-    assert experiment_template.names("quickstart") == before
+def test_the_example_is_copied_without_what_else_lies_in_its_folder(tmp_path, monkeypatch):
+    used = shutil.copytree(EXAMPLE, tmp_path / "used")
+    monkeypatch.setattr(experiment_template, "quickstart_dir", lambda: used)
+    before = experiment_template.render("quickstart")
+    for name in ("configs/train_000.yaml", "results/run_000/record.json", ".cruijff-kit/lock", "scores.csv", ".experiment.yaml.swp", "evals/notes.py"):
+        (used / name).parent.mkdir(parents=True, exist_ok=True)
+        (used / name).write_bytes(b"\xff\x00")
+    assert experiment_template.render("quickstart") == before
+
+
+@pytest.mark.skipif(not (EXAMPLE.parents[1] / ".git").exists(), reason="what belongs to the example is what git has of it")
+def test_the_whole_example_is_copied():
+    tracked = subprocess.run(["git", "ls-files"], cwd=EXAMPLE, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert experiment_template.names("quickstart") == sorted(tracked)
 
 
 @pytest.mark.parametrize(("template", "runs", "warning"), [("rank-sweep", 4, ""), ("grid", 12, CROSSED)])
