@@ -305,10 +305,26 @@ def test_a_folder_with_other_files_is_filled_where_one_stands(tmp_path, weights,
     assert load(tmp_path).spec.controls["dataset"] == "data/train.jsonl"
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["study", "study/deeper"])
+def test_a_file_in_the_place_of_the_folder_is_an_error(name, tmp_path, capsys):
     (tmp_path / "study").write_text("mine")
-    assert refused(capsys, tmp_path / "study").startswith(f"{tmp_path}/study: nothing was written: ")
+    assert refused(capsys, tmp_path / name) == f"{tmp_path}/study is a file, and init writes a folder: name another\n"
     assert (tmp_path / "study").read_text() == "mine"
+
+
+def test_a_link_to_nothing_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
+    (tmp_path / "study").symlink_to("nowhere")
+    assert refused(capsys, tmp_path / "study") == f"{tmp_path}/study is no folder, and init writes a folder: name another\n"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("name", ["name", "question", "base_config", "model_dir", "data"])
+def test_an_empty_answer_is_none(name, empty, tmp_path, weights, data, monkeypatch, capsys):
+    monkeypatch.chdir(weights)  # what an empty path would mean
+    flag = f"--{name.replace('_', '-')}"
+    said = refused(capsys, tmp_path / "study", "--template", "rank-sweep", *answered(weights, data, flag, empty))
+    assert said == f"command line  {flag}\n  missing\n  {init.ASKED[name]}\n"
+    assert not (tmp_path / "study").exists()
 
 
 # On a terminal
@@ -340,6 +356,20 @@ def test_a_terminal_is_asked_for_what_has_no_default_and_again_for_what_is_wrong
     spec = load(tmp_path / "study").spec
     assert spec.experiment.name == "ranks"
     assert (spec.experiment.question, spec.framework_config.base_config) == (init.QUESTIONS["rank-sweep"], "llama3_1/8B_lora")
+
+
+def test_an_answer_that_is_wrong_at_first_sight_is_asked_for_again_at_once(tmp_path, weights, data):
+    with asking(tmp_path / "study", "--template", "grid", "--base-config", "llama3_1/8B_lora_singl", "--question", "Why?") as terminal:
+        terminal.wait_for("did you mean 'llama3_1/8B_lora_single_device'?")
+        answer(terminal, "Base config, a name of `tune ls`:", f"{BASE}\n")
+        answer(terminal, "Folder of the pretrained weights:", f"{tmp_path}/none\n")
+        terminal.wait_for(f"there is no folder {tmp_path}/none")
+        terminal.wait_for(f"tune download meta-llama/Meta-Llama-3.1-8B-Instruct --output-dir {tmp_path}/none --ignore-patterns")
+        os.write(terminal.master, f"{weights}\n".encode())
+        answer(terminal, "the id of a dataset on the Hub:", f"{data}\n")
+        assert terminal.wait() == 0
+    spec = load(tmp_path / "study").spec
+    assert (spec.framework_config.base_config, spec.framework_config.model_dir) == (BASE, str(weights))
 
 
 def test_ctrl_c_ends_it_with_nothing_written(tmp_path):
