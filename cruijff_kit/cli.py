@@ -230,6 +230,8 @@ def _results(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from cruijff_kit.results import collect
     from cruijff_kit.results_command import Form, show
 
+    if arguments.force and arguments.parquet is None:
+        arguments.refuse("argument --force: only with argument --parquet")
     show(collect(arguments.dir), Form(arguments.csv, arguments.json, arguments.parquet, arguments.means, arguments.force))
     return 0
 

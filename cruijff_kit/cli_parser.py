@@ -152,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     def bare(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         words = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=raw, **options)
-        words.set_defaults(command=name)
+        words.set_defaults(command=name, refuse=words.error)
         return words
 
     def command(name: str, text: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
@@ -205,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print it as JSON")
     form.add_argument("--parquet", type=Path, metavar="FILE", help="write it to a Parquet file")
     results.add_argument("--means", action="store_true", help="only the means over seeds")
-    results.add_argument("--force", action="store_true", help="overwrite FILE")
+    results.add_argument("--force", action="store_true", help="with --parquet: overwrite FILE")
 
     text = "write question, plan, scores, figures and provenance into one HTML file"
     report = command("report", text, REPORT_EPILOG)

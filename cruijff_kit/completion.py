@@ -7,17 +7,20 @@ argcomplete's scripts show neither errors nor output.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import argcomplete
 from argcomplete.lexers import split_line
 
 FILE_NAME = "experiment.yaml"  # as in experiment.py, whose import takes longer than a TAB may
 COMMAND = "cruijff-kit"
+_T = TypeVar("_T")
 DEPTH = 4  # below a folder: how far experiments are looked for
 SEARCH_S = 0.1  # and for how long: a home directory may lie on a slow disk
 HYDRA_FLAGS = {
@@ -95,7 +98,7 @@ def folders(prefix: str, **_: object) -> list[str]:
     until = time.monotonic() + SEARCH_S
     shown = [text for text, is_folder in _named(prefix) if is_folder]
     found = [text for text in shown if _holds(os.path.expanduser(text))]
-    leading = [f"{text}/" for text in shown if _leads(os.path.expanduser(text), DEPTH, until)]
+    leading = [f"{text}/" for text in _until(shown, until) if _leads(os.path.expanduser(text), DEPTH, until)]
     here = ["."] if prefix in ("", ".") and _holds(".") else []
     if not here and not found and len(leading) == 1:
         return folders(leading[0])  # the only way on
@@ -129,10 +132,13 @@ def _holds(folder: str) -> bool:
 
 def _leads(folder: str, depth: int, until: float) -> bool:
     """Whether an experiment lies below `folder`; False too if it was not found in time."""
-    if time.monotonic() > until:
-        return False
-    inside = [entry.path for entry in _entries(folder) if not entry.name.startswith(".") and entry.is_dir()]
-    return any(map(_holds, inside)) or (depth > 1 and any(_leads(path, depth - 1, until) for path in inside))
+    inside = [entry.path for entry in _until(_entries(folder), until) if not entry.name.startswith(".") and entry.is_dir()]
+    return any(map(_holds, _until(inside, until))) or (depth > 1 and any(_leads(path, depth - 1, until) for path in _until(inside, until)))
+
+
+def _until(things: Iterable[_T], until: float) -> Iterator[_T]:
+    """Those of `things` that are reached in time."""
+    return itertools.takewhile(lambda _: time.monotonic() <= until, things)
 
 
 # Runs and profiles

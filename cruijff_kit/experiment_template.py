@@ -12,12 +12,21 @@ from pathlib import Path
 
 from cruijff_kit.config_tree import escape
 from cruijff_kit.experiment import FILE_NAME
-from cruijff_kit.paths import HIDDEN, quickstart_dir
+from cruijff_kit.paths import quickstart_dir
 from cruijff_kit.torchtune_config import DATA_FILES
 
 QUICKSTART = "quickstart"
-# What is there of an example in a checkout that was run, and of none that was installed.
-MADE = ("configs", "scripts", "results", "eval_results", HIDDEN, "__pycache__")
+# By name: in a checkout the folder may hold what a run made, and what a user put there.
+EXAMPLE = (
+    "README.md",
+    "base.yaml",
+    "data/train.jsonl",
+    "evals/capitalize.py",
+    "evals/data/phrases.jsonl",
+    "evals/data/words.jsonl",
+    FILE_NAME,
+    "get_model.py",
+)
 
 # The dataset that reads rows of these columns; rows of others are left to that of the base config.
 BUILDERS = {
@@ -48,10 +57,7 @@ class _Template(string.Template):
 
 def names(template: str) -> list[str]:
     """The files that the template consists of, below the experiment's folder."""
-    if template == QUICKSTART:
-        found = (path.relative_to(quickstart_dir()) for path in quickstart_dir().rglob("*") if path.is_file())
-        return sorted(path.as_posix() for path in found if not set(path.parts) & set(MADE))
-    return [FILE_NAME, "evals/data/example.jsonl", "evals/example.py"]
+    return list(EXAMPLE) if template == QUICKSTART else [FILE_NAME, "evals/data/example.jsonl", "evals/example.py"]
 
 
 def render(template: str, answers: Answers | None = None, below: Path | None = None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cruijff_kit import experiment_template, recipe_kinds, torchtune_catalog, workspace
+from cruijff_kit import experiment_template, log_folders, recipe_kinds, torchtune_catalog, workspace
 from cruijff_kit.errors import COMMAND_LINE, CruijffKitError, ExperimentError, Problem, closest
 from cruijff_kit.experiment import FILE_NAME
 from cruijff_kit.experiment_template import QUICKSTART, Answers
@@ -67,6 +67,7 @@ def init(folder: Path, template: str, given: Mapping[str, str | None], yes: bool
         CruijffKitError: an answer is missing or wrong, or a file of the template is there already; nothing was written.
     """
     shown, folder = folder, Path(os.path.abspath(folder))
+    _check_place(folder)
     _check_free(folder, template)
     told = {name: text for name, text in given.items() if text is not None}
     if template == QUICKSTART:
@@ -83,6 +84,14 @@ def init(folder: Path, template: str, given: Mapping[str, str | None], yes: bool
     model = _model_commands(files) if _errors(problems) else []
     commands = [*enter, *model, "cruijff-kit check .", "cruijff-kit generate .", "cruijff-kit run . --multirun"]
     return Made(sorted(files), commands, [problem for problem in problems if problem.level == "warning"])
+
+
+def _check_place(folder: Path) -> None:
+    if what := log_folders.fault(folder):
+        raise CruijffKitError(f"{what}\nmove or rename the folder, or name another")
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
+        raise CruijffKitError(f"{there} is {'a file' if os.path.isfile(there) else 'no folder'}, and init writes a folder: name another")
 
 
 def _check_free(folder: Path, template: str) -> None:
@@ -113,7 +122,7 @@ def _filled(folder: Path, template: str, told: Mapping[str, str], on_terminal: b
         del known["question"]
     while True:
         if on_terminal:
-            known |= {name: _asked(name, default.get(name)) for name in ASKED if name not in known}
+            known = _completed(known, default)
         answers, faults, warnings = _judged(template, known)
         if answers and not faults:
             return experiment_template.render(template, answers, folder), warnings
@@ -122,6 +131,28 @@ def _filled(folder: Path, template: str, told: Mapping[str, str], on_terminal: b
             raise ExperimentError(problems)
         print(*problems, sep="\n", file=sys.stderr)
         known = {name: text for name, text in known.items() if name not in faults}
+
+
+def _completed(known: Mapping[str, str], default: Mapping[str, str]) -> dict[str, str]:
+    """All answers: those in `known`, but for the ones that are wrong at first sight, and what the terminal says."""
+    found: dict[str, str] = {}
+    for name in ASKED:
+        text = known.get(name)
+        while text is None or (fault := _fault(name, text) or _place_fault(name, text, found)):
+            if text is not None:
+                print(fault, file=sys.stderr)
+            text = _asked(name, default.get(name))
+        found[name] = text
+    return found
+
+
+def _place_fault(name: str, text: str, known: Mapping[str, str]) -> Problem | None:
+    """That the folder of the weights is not there, and what fetches those of the base config in `known`."""
+    place = _place(text)
+    if name != "model_dir" or os.path.isdir(os.path.expanduser(place)):
+        return None
+    download = torchtune_catalog.download_command(torchtune_catalog.base_configs()[known["base_config"]].path)
+    return Problem(COMMAND_LINE, f"there is no folder {place}", _flag(name), fix=download and _download(download, place))
 
 
 def _asked(name: str, default: str | None) -> str:
@@ -144,7 +175,7 @@ def _judged(template: str, known: Mapping[str, str]) -> tuple[Answers | None, di
 def _fault(name: str, text: str | None) -> Problem | None:
     """What is wrong with an answer by itself."""
     flag = _flag(name)
-    if text is None:
+    if text is None or not text.strip():
         return Problem(COMMAND_LINE, "missing", flag, fix=ASKED[name])
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         return Problem(COMMAND_LINE, f"no text: {text!r}", flag)
@@ -214,10 +245,14 @@ def _by_answer(errors: list[Problem], answers: Answers) -> dict[str, list[Proble
         name = SOURCES.get(problem.path[:2], "base_config")
         fix = problem.fix
         if name == "model_dir" and fix and fix.startswith("tune download "):
-            fix = re.sub(r"--output-dir \S+", lambda _: f"--output-dir {shlex.quote(answers.model_dir)}", fix)
-            fix = f"{fix}\nthen the same again"
+            fix = _download(fix, answers.model_dir)
         found.setdefault(name, []).append(Problem(COMMAND_LINE, problem.what, _flag(name), fix=fix))
     return found
+
+
+def _download(command: str, place: str) -> str:
+    """The `tune download` of a base config with the folder that was named."""
+    return re.sub(r"--output-dir \S+", lambda _: f"--output-dir {shlex.quote(place)}", command) + "\nthen the same again"
 
 
 def _model_commands(files: Mapping[str, str]) -> list[str]:

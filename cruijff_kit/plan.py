@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import cluster_profile, distributed, inspect_tasks, run_mapping, sweep, training_checks
+from cruijff_kit import cluster_profile, distributed, inspect_tasks, log_folders, run_mapping, sweep, training_checks
 from cruijff_kit.base_config import find_composer
 from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import ExperimentError, Problem
@@ -103,7 +103,7 @@ def plan(
         ExperimentError: every fault that was found.
     """
     experiment, form = read(folder)
-    problems = [*sweep.check(experiment), *inspect_tasks.check(experiment)]
+    problems = [*sweep.check(experiment), *inspect_tasks.check(experiment), *log_folders.check(experiment)]
     composer, faults = find_composer(experiment)
     problems += faults
     if composer is not None:

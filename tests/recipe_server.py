@@ -107,7 +107,7 @@ def main() -> None:
     from importlib import import_module
 
     import datasets  # noqa: F401
-    import torch._dynamo  # noqa: F401: the first step of an optimizer imports it
+    import torch._dynamo  # noqa: F401  the first step of an optimizer imports it
     from cruijff_kit.recipes._resumable import load_torchtune_recipe
 
     modules = {f"cruijff_kit/recipes/{name}": import_module(f"cruijff_kit.recipes.{name}") for name in RECIPES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cruijff_kit import completion
 from cruijff_kit.cli import main
 from cruijff_kit.generate import generate
 from cruijff_kit.paths import conf_dir
@@ -99,13 +102,25 @@ def test_folders_that_hold_an_experiment_or_lead_to_one(tab):
     assert tab("cruijff-kit run mo") == ["model/"]  # where none leads to one, what there is
 
 
-def test_folders_below_home_and_the_one_where_one_stands(place, tab, monkeypatch):
-    from cruijff_kit.completion import folders
+def test_a_folder_of_many_is_left_when_the_time_is_over(tmp_path, monkeypatch):
+    for number in range(200):
+        (tmp_path / "many" / str(number)).mkdir(parents=True)
+    looked = []
+    ticks = itertools.count()
+    monkeypatch.setattr(completion, "time", SimpleNamespace(monotonic=lambda: next(ticks) * completion.SEARCH_S / 100))
+    monkeypatch.setattr(os.path, "isfile", looked.append)
+    assert completion.folders(f"{tmp_path}/many") == [f"{tmp_path}/many/"]
+    assert len(looked) <= 100
+    looked.clear()
+    assert len(completion.folders(f"{tmp_path}/many/")) == 200  # what stands on the line itself is looked at to the end
+    assert len(looked) == 200
 
+
+def test_folders_below_home_and_the_one_where_one_stands(place, tab, monkeypatch):
     monkeypatch.setenv("HOME", str(place))
-    assert folders("~/t") == ["~/tiny"]
+    assert completion.folders("~/t") == ["~/tiny"]
     monkeypatch.chdir(place / "tiny")
-    assert folders("")[0] == "."
+    assert completion.folders("")[0] == "."
 
 
 def test_runs(tab):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cruijff_kit import run_mapping, torchtune_catalog
+from cruijff_kit import log_folders, run_mapping, torchtune_catalog
 from cruijff_kit.cli import main
 from cruijff_kit.errors import CruijffKitError, ExperimentError
 from cruijff_kit.experiment import load
@@ -209,6 +209,7 @@ NAMES = ["a b", "it's", 'a"b', "a\nb", "$(touch x)", "${x}", "a#b: c", "é 😀"
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_folder_of_any_name_is_generated_and_is_then_current(tmp_path, name):
     folder = tiny(tmp_path / name, tmp_path / "model of it")
+    edit(folder, evaluation={"enabled": log_folders.fault(folder) is None})
     made = generate(folder)
     mapping = run_mapping.read(made.layout)
     assert mapping.experiment_dir == str(folder)

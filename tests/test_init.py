@@ -92,14 +92,20 @@ def test_quickstart_says_how_to_make_the_model_where_it_is_not_there(tmp_path, m
     assert capsys.readouterr().out.splitlines()[1:6] == ["next:", "  cd first", *(f"  {command}" for command in model)]
 
 
-def test_an_example_that_was_run_is_copied_without_what_it_made(tmp_path, monkeypatch):
-    ran = shutil.copytree(EXAMPLE, tmp_path / "ran")
-    before = experiment_template.names("quickstart")
-    for name in ("configs/train_000.yaml", "results/run_000/record.json", ".cruijff-kit/lock", "evals/__pycache__/capitalize.pyc"):
-        (ran / name).parent.mkdir(parents=True, exist_ok=True)
-        (ran / name).touch()
-    monkeypatch.setattr(experiment_template, "quickstart_dir", lambda: ran)
-    assert experiment_template.names("quickstart") == before
+def test_the_example_is_copied_without_what_else_lies_in_its_folder(tmp_path, monkeypatch):
+    used = shutil.copytree(EXAMPLE, tmp_path / "used")
+    monkeypatch.setattr(experiment_template, "quickstart_dir", lambda: used)
+    before = experiment_template.render("quickstart")
+    for name in ("configs/train_000.yaml", "results/run_000/record.json", ".cruijff-kit/lock", "scores.csv", ".experiment.yaml.swp", "evals/notes.py"):
+        (used / name).parent.mkdir(parents=True, exist_ok=True)
+        (used / name).write_bytes(b"\xff\x00")
+    assert experiment_template.render("quickstart") == before
+
+
+@pytest.mark.skipif(not (EXAMPLE.parents[1] / ".git").exists(), reason="what belongs to the example is what git has of it")
+def test_the_whole_example_is_copied():
+    tracked = subprocess.run(["git", "ls-files"], cwd=EXAMPLE, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert experiment_template.names("quickstart") == sorted(tracked)
 
 
 @pytest.mark.parametrize(("template", "runs", "warning"), [("rank-sweep", 4, ""), ("grid", 12, CROSSED)])
@@ -299,10 +305,26 @@ def test_a_folder_with_other_files_is_filled_where_one_stands(tmp_path, weights,
     assert load(tmp_path).spec.controls["dataset"] == "data/train.jsonl"
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["study", "study/deeper"])
+def test_a_file_in_the_place_of_the_folder_is_an_error(name, tmp_path, capsys):
     (tmp_path / "study").write_text("mine")
-    assert refused(capsys, tmp_path / "study").startswith(f"{tmp_path}/study: nothing was written: ")
+    assert refused(capsys, tmp_path / name) == f"{tmp_path}/study is a file, and init writes a folder: name another\n"
     assert (tmp_path / "study").read_text() == "mine"
+
+
+def test_a_link_to_nothing_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
+    (tmp_path / "study").symlink_to("nowhere")
+    assert refused(capsys, tmp_path / "study") == f"{tmp_path}/study is no folder, and init writes a folder: name another\n"
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("name", ["name", "question", "base_config", "model_dir", "data"])
+def test_an_empty_answer_is_none(name, empty, tmp_path, weights, data, monkeypatch, capsys):
+    monkeypatch.chdir(weights)  # what an empty path would mean
+    flag = f"--{name.replace('_', '-')}"
+    said = refused(capsys, tmp_path / "study", "--template", "rank-sweep", *answered(weights, data, flag, empty))
+    assert said == f"command line  {flag}\n  missing\n  {init.ASKED[name]}\n"
+    assert not (tmp_path / "study").exists()
 
 
 # On a terminal
@@ -334,6 +356,20 @@ def test_a_terminal_is_asked_for_what_has_no_default_and_again_for_what_is_wrong
     spec = load(tmp_path / "study").spec
     assert spec.experiment.name == "ranks"
     assert (spec.experiment.question, spec.framework_config.base_config) == (init.QUESTIONS["rank-sweep"], "llama3_1/8B_lora")
+
+
+def test_an_answer_that_is_wrong_at_first_sight_is_asked_for_again_at_once(tmp_path, weights, data):
+    with asking(tmp_path / "study", "--template", "grid", "--base-config", "llama3_1/8B_lora_singl", "--question", "Why?") as terminal:
+        terminal.wait_for("did you mean 'llama3_1/8B_lora_single_device'?")
+        answer(terminal, "Base config, a name of `tune ls`:", f"{BASE}\n")
+        answer(terminal, "Folder of the pretrained weights:", f"{tmp_path}/none\n")
+        terminal.wait_for(f"there is no folder {tmp_path}/none")
+        terminal.wait_for(f"tune download meta-llama/Meta-Llama-3.1-8B-Instruct --output-dir {tmp_path}/none --ignore-patterns")
+        os.write(terminal.master, f"{weights}\n".encode())
+        answer(terminal, "the id of a dataset on the Hub:", f"{data}\n")
+        assert terminal.wait() == 0
+    spec = load(tmp_path / "study").spec
+    assert (spec.framework_config.base_config, spec.framework_config.model_dir) == (BASE, str(weights))
 
 
 def test_ctrl_c_ends_it_with_nothing_written(tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cruijff_kit import checkpoint, log_headers
+from cruijff_kit.cli import main
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import generate
 from cruijff_kit.paths import Layout
@@ -339,6 +340,16 @@ def test_a_parquet_file_has_typed_columns_and_overwrites_nothing_without_force(w
     done = cruijff("results", whole, "--parquet", tmp_path / "none" / "scores.parquet")
     assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'none' / 'scores.parquet'} cannot be written: No such file or directory\n")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith("parquet")) == ["scores.parquet"]
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_force_without_a_file_is_a_wrong_flag(form: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["results", ".", *form, "--force"])
+    assert end.value.code == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith("usage: cruijff-kit results ")
+    assert shown[-1] == "cruijff-kit results: error: argument --force: only with argument --parquet"
 
 
 def test_values_of_several_kinds_are_text_in_a_file(tmp_path: Path) -> None:
