@@ -143,6 +143,30 @@ def test_the_last_values_are_at_the_end_of_a_long_file(tmp_path: Path) -> None:
         assert last(write(tmp_path / name, {name: text})) == {"loss": 5000, "lr": 0.1}
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"log_1.txt": steps(1, 3), "log_2.txt": ""},  # resumed, and no step yet
+        {"log_1.txt": steps(1, 3), "log_2.txt": "Step 4 | lo"},
+        {"log_1.txt": steps(1, 3) + "Step 3 | mine:1 \n" * 1000},
+        {"log_1.txt": steps(1, 2) + f"Step 3 | loss:3 lr:0.1 {' '.join(f'm{n}:1' for n in range(2000))}\n"},
+        {"metrics.csv": rows(1, 3), "log_2.txt": ""},
+        {"metrics.csv": "step,loss,lr,mine\n3,3,0.1,\n" + "3,,,1\n" * 2000},
+        {"metrics.csv": f"step,loss,lr,{'m' * 9000}\n3,3,0.1,\n"},
+    ],
+)
+def test_the_last_loss_is_found_however_far_back_it_stands(files: dict[str, str], tmp_path: Path) -> None:
+    values = last(write(tmp_path, files))
+    assert (values["loss"], values["lr"]) == (3, 0.1)
+    assert [step_values["loss"] for _, step_values in read(tmp_path)][-1] == 3
+
+
+def test_what_was_logged_after_the_last_loss_is_the_last_too(tmp_path: Path) -> None:
+    assert last(write(tmp_path, {"log_1.txt": "Step 1 | loss:1 lr:0.2 \nStep 2 | mine:2 lr:0.1 \nStep 2 | mine:3 \n"})) == {"loss": 1, "lr": 0.1, "mine": 3}
+    (tmp_path / "logs/log_1.txt").write_text("Step 2 | mine:2 \n")
+    assert last(tmp_path) == {"mine": 2}
+
+
 def logged(last_step: int, every: int = 1) -> list[tuple[int, dict[str, float]]]:
     return [(step, {"loss": float(step)}) for step in range(every, last_step + 1, every)]
 
