@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cruijff_kit.config_tree import Config, escape
+from cruijff_kit.config_tree import Config, escape, unescape
 
 KEY = "metric_logger"
 LOG_DIR = "${output_dir}/logs"
@@ -43,6 +44,22 @@ def of_run(node: Any, experiment: str, tags: Sequence[str], run: str, params: Ma
         "allow_val_change": True,
     }
     return {**node, **{name: value for name, value in told.items() if name not in node}}
+
+
+def place(node: Mapping[str, Any]) -> tuple[str, str]:
+    """The key that says where a logger's files lie, which is `dir` of a W&B logger too, and what it says."""
+    key = "dir" if node.get("dir") else "log_dir"
+    return key, str(node.get(key) or LOG_DIR)
+
+
+def folder(node: Mapping[str, Any], output_dir: str) -> str:
+    """Where a logger's files lie, of the run whose results lie in `output_dir`; relative to where the training is started if it says so."""
+    return os.path.normpath(unescape(place(node)[1].replace("${output_dir}", escape(output_dir))))
+
+
+def writes_one_file(node: Mapping[str, Any]) -> bool:
+    """Whether all that log to its folder write to the same file: torchtune's DiskLogger names one after the second in which it begins."""
+    return "filename" in node or str(node.get("_component_")).startswith("cruijff_kit.metric_loggers.")
 
 
 def _escaped(node: Any) -> Any:

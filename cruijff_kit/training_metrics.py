@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import log_follow
-from cruijff_kit.config_tree import escape, unescape
+from cruijff_kit import log_follow, logger_config
 from cruijff_kit.logger_config import LOG_DIR
 
 CSV = "metrics.csv"
@@ -122,12 +121,15 @@ def _first_line(path: Path, size: int) -> str:
 
 
 def _files(run_results: Path, config: str) -> list[Path]:
-    """The logger's files in the order in which they were written: each start of a DiskLogger makes one, log_UNIXTIME.txt."""
-    logger = _logger(config)
-    place = str(logger.get("dir") or logger.get("log_dir") or LOG_DIR)
-    if not place.startswith(("/", "${output_dir}")):
-        return []  # below whatever folder the training was started from
-    folder = Path(unescape(place.replace("${output_dir}", escape(str(run_results)))))
+    """The logger's files in the order in which they were written: each start of a DiskLogger makes one, log_UNIXTIME.txt.
+
+    Empty where other runs' files may lie too, whose numbers cannot be told from this one's: the folder must be one that
+    no other run has, below `run_results` or named after it.
+    """
+    logger, own = _logger(config), os.path.abspath(run_results)
+    folder = Path(logger_config.folder(logger, own))
+    if not folder.is_absolute() or f"{own}/" not in f"{folder}/":
+        return []
     names = re.compile(rf"log_.*\.txt|{re.escape(CSV)}|{re.escape(str(logger.get('filename') or CSV))}")
     try:
         with os.scandir(folder) as there:

@@ -135,6 +135,33 @@ def test_points_that_differ_in_their_logger_alone_are_one_point_twice(folder: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("node", "where", "said"),
+    [
+        ({"log_dir": "/scratch/logs"}, "log_dir", "log_dir is /scratch/logs: what 2 runs log would lie there together"),
+        ({"log_dir": "logs"}, "log_dir", "log_dir is logs: what 2 runs log would lie there together"),
+        ({"log_dir": "${output_dir}/../logs"}, "log_dir", "log_dir is ${output_dir}/../logs: what 2 runs log would lie there together"),
+        ({"log_dir": "/logs", "filename": "log"}, "log_dir", "log_dir is /logs: what 2 runs log would lie there in one file"),
+        ({"_component_": "cruijff_kit.metric_loggers.CSVLogger", "log_dir": "/a"}, "log_dir", "log_dir is /a: what 2 runs log would lie there in one file"),
+    ],
+)
+def test_a_folder_in_which_several_runs_would_log_is_a_warning(node: dict[str, str], where: str, said: str, folder: Path) -> None:
+    log_with(folder, **node)
+    (warning,) = [problem for problem in plan(folder).warnings if "run" in problem.what]
+    assert (warning.level, warning.key) == ("warning", f"controls._override.metric_logger.{where}")
+    assert warning.what == f"{said}, and no table could show a run's loss from there"
+    assert warning.fix == f"{where}: ${{output_dir}}/logs gives each run its own"
+
+
+def test_folders_in_which_each_run_logs_alone_are_no_warning(folder: Path) -> None:
+    for place in ("${output_dir}/elsewhere", "/scratch/${output_dir}/logs", "/scratch/${model.lora_rank}"):
+        log_with(folder, log_dir=place)
+        assert plan(folder).warnings == []
+    edit(folder, variables={"lora_rank": None, "pair": [{"lora_rank": rank, "metric_logger.log_dir": f"/logs/{rank}"} for rank in (2, 4)]})
+    edit(folder, controls={"_override": None})
+    assert plan(folder).warnings == []
+
+
 def overridden(folder: Path, raw: dict[str, Any]) -> tuple[Any, Any]:
     """The plan, and the run that the second point becomes with an override below `torchtune`."""
     made = plan(folder)

@@ -95,19 +95,32 @@ def test_a_training_that_was_resumed_before_it_logged_a_step_twice_is_read_whole
     ("place", "node"),
     [
         ("results/elsewhere/metrics.csv", "log_dir: ${output_dir}/elsewhere"),
-        ("disk/a b/metrics.csv", "log_dir: '{root}/disk/a b'"),
-        ("disk/$\u007bx/metrics.csv", "log_dir: '{root}/disk/\\$\u007bx'"),
-        ("disk/metrics.csv", "log_dir: ${output_dir}/logs\n  dir: {root}/disk"),  # of a W&B logger
+        ("results/a b/metrics.csv", "log_dir: '{root}/results/a b'"),
+        ("results/$\u007bx/metrics.csv", "log_dir: '{root}/results/\\$\u007bx'"),
+        ("results/own/metrics.csv", "log_dir: /nowhere\n  dir: ${output_dir}/own"),  # of a W&B logger
+        ("disk{root}/results/metrics.csv", "log_dir: '{root}/disk${output_dir}'"),
         ("results/logs/own name", "log_dir: ${output_dir}/logs\n  filename: own name"),
     ],
 )
 def test_the_files_lie_where_the_config_says(place: str, node: str, tmp_path: Path) -> None:
+    place = place.replace("{root}", str(tmp_path))
     text = rows(1, 2) if place.endswith("csv") else steps(1, 2)
     node = node.replace("{root}", str(tmp_path))
     write(tmp_path, {place: text})
     (tmp_path / "results").mkdir(exist_ok=True)
     (tmp_path / "results/torchtune_config.yaml").write_text(f"epochs: 1\nmetric_logger:\n  _component_: x\n  {node}\nseed: 1\n")
     assert losses(tmp_path / "results") == {1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("log_dir", ["{root}/logs", "${output_dir}/../logs", "${output_dir}s/logs", "logs", "logs${output_dir}"])
+def test_files_that_may_be_of_other_runs_are_not_read(log_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "run_1"
+    for folder in ("logs", "run_1s/logs", f"logs{results}"):
+        write(tmp_path, {f"{folder}/log_1.txt": steps(1, 2)})
+    results.mkdir()
+    (results / "torchtune_config.yaml").write_text(f"metric_logger:\n  _component_: x\n  log_dir: {log_dir.replace('{root}', str(tmp_path))}\n")
+    assert (read(results), last(results)) == ([], {})
 
 
 @pytest.mark.parametrize(
