@@ -33,7 +33,7 @@ def of_run(node: Any, experiment: str, tags: Sequence[str], run: str, params: Ma
     if not isinstance(node, Mapping) or node.get("_component_") not in WANDB:
         return node
     # a mapping (a dataset) stands in the config as a whole, which torchtune logs by itself
-    own = {name: value for name, value in params.items() if name.split(".")[0] != KEY and not isinstance(value, (dict, list))}
+    own = {name: value for name, value in without_logger(params).items() if not isinstance(value, (dict, list))}
     told: Config = {
         **({} if "dir" in node else {"log_dir": LOG_DIR}),
         "group": escape(experiment),
@@ -44,6 +44,11 @@ def of_run(node: Any, experiment: str, tags: Sequence[str], run: str, params: Ma
         "allow_val_change": True,
     }
     return {**node, **{name: value for name, value in told.items() if name not in node}}
+
+
+def without_logger(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` less those of the logger: they set no run apart."""
+    return {name: value for name, value in params.items() if name.split(".")[0] != KEY}
 
 
 def place(node: Mapping[str, Any]) -> tuple[str, str]:

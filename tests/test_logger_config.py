@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cruijff_kit import checkpoint, frozen, job_configs, preparation, sweep_state
+from cruijff_kit import checkpoint, frozen, job_configs, preparation, run_mapping, sweep_state
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.experiment import read
 from cruijff_kit.generate import change, check_current, generate, train_config_text
 from cruijff_kit.job_configs import Filler
 from cruijff_kit.overrides import Point
+from cruijff_kit.paths import Layout
 from cruijff_kit.plan import plan
 from cruijff_kit.selection import Selection
 from tests.test_generate import edit, tiny
@@ -205,3 +210,18 @@ def test_a_point_without_such_an_override_has_the_generated_config(folder: Path)
     generate(folder, force=True)
     made, run = overridden(folder, {})
     assert run == made.runs[1]
+
+
+def test_a_logger_sets_no_run_apart(folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    """Nor would seeds be averaged that differ in it."""
+    edit(folder, controls={"metric_logger.filename": "log"})
+    generate(folder, force=True)
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "stages=[]", "lora_rank=2", "seed=5,6", "torchtune.metric_logger.log_dir=/a")
+    assert done.returncode == 0, done.stderr
+    mapping = run_mapping.read(Layout.of(read(folder)[0]))
+    assert mapping is not None
+    rows = [row for row in mapping.rows if row.added]
+    assert [row.params for row in rows] == [{"lora_rank": 2, "seed": 5}, {"lora_rank": 2, "seed": 6}]
+    assert {run.id: run.config["metric_logger"]["log_dir"] for run in plan(folder).added} == {"run_002": "/a", "run_003": "/a"}
+    apart = replace(rows[0], params={**rows[0].params, "metric_logger.log_dir": "/a"}).told_apart({**rows[0].settings, "metric_logger.filename": "other"})
+    assert apart == {"lora_rank": 2, "seed": 5}
