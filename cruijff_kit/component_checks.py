@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cruijff_kit import logger_config, source_names, torchtune_catalog
+from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.config_flow import ENTRY, NodePath
 from cruijff_kit.sweep import Run, is_unknown, torchtune_key
@@ -63,16 +64,23 @@ class _Checker:
         if shape in self.shapes:
             return
         self.shapes.add(shape)
-        for key, node in run.config.items():
+        for key, node in {logger_config.KEY: None, **run.config}.items():
             text = json.dumps(node, default=str) if isinstance(node, (dict, list)) else ""
             if (key, text) not in self.seen:
-                self.seen[key, text] = [*self.unread((key,), node), *self.components((key,), node)]
+                self.seen[key, text] = [*self.unread((key,), node), *self.no_logger(key, node), *self.components((key,), node)]
             for finding in self.seen[key, text]:
                 if finding not in self.said and (problem := self.problem(finding, run)):
                     self.said.add(finding)
                     yield problem
 
     # What is wrong
+
+    def no_logger(self, key: str, node: Any) -> Iterator[Finding]:
+        """What stands for a logger and is none: torchtune would say so in the training alone."""
+        is_component = isinstance(node, dict) and node.get(COMPONENT) is not None
+        if key == logger_config.KEY and (key,) in self.reads.made and not is_component and not is_computed(node):
+            what = "it is not set" if node is None else f"it has no {COMPONENT}" if isinstance(node, dict) else f"it is {node!r}"
+            yield Finding((key,), f"{self.composer.recipe} makes a logger of {key}, and {what}", logger_config.USUAL_BLOCK)
 
     def components(self, path: KeyPath, node: Any) -> Iterator[Finding]:
         """The faults of a component, and of those within it."""

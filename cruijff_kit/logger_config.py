@@ -12,6 +12,7 @@ KEY = "metric_logger"
 LOG_DIR = "${output_dir}/logs"
 # Every config of torchtune 0.6.1 has this one.
 USUAL = {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": LOG_DIR}
+USUAL_BLOCK = "\n".join(["that of torchtune's configs:", f"{KEY}:", *(f"  {name}: {value}" for name, value in USUAL.items())])
 
 WANDB = ("torchtune.training.metric_logging.WandBLogger", "cruijff_kit.metric_loggers.WandBLogger")
 
