@@ -26,6 +26,7 @@ from cruijff_kit.yaml_source import KeyPath, YamlSource, format_key, read_yaml
 
 COMPONENT = "_component_"
 OURS = ("torch", "torchtune", "torchao", "cruijff_kit", "bitsandbytes")  # what configs name most
+OF_LOGGER = re.compile(rf"(?<!\\)\$\{{([\w.]+:)?\.*{logger_config.KEY}\b")  # an interpolation, which identity leaves unresolved
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,13 @@ class _Checker:
             yield Finding((key,), f"{self.composer.recipe} makes a logger of {key}, and {what}", logger_config.USUAL_BLOCK)
 
     def components(self, path: KeyPath, node: Any) -> Iterator[Finding]:
-        """The faults of a component, and of those within it."""
+        """The faults of a component, and of those within it; of a value too that is the logger's."""
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         if isinstance(node, dict) and COMPONENT in node and self.reads.may_read(_names(path)):
             yield from self.component(path, node)
+        if isinstance(node, str) and path[0] != logger_config.KEY and OF_LOGGER.search(node):
+            what = f"{node} is of {logger_config.KEY}, which changes nothing in what is trained: a run of another value would pass for this one"
+            yield Finding(path, what, "write the value here, or refer to a key outside of it")
         for key, value in items:
             yield from self.components((*path, key), value)
 
