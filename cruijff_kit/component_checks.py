@@ -110,7 +110,7 @@ class _Checker:
         if signature is None:
             return
         passed = self.passed(_names(path), signature)
-        unknown = [name for name in node if name != COMPONENT and not signature.accepts(name)]
+        unknown = [name for name in node if name != COMPONENT and not (signature.accepts(name) and self.is_heeded(component, name, signature))]
         for name in (name for name in unknown if (*_names(path), name) not in self.reads.taken):
             free = signature.names - node.keys() - passed
             hint = self.root_hint(name) or closest(name, signature.names - passed)
@@ -119,6 +119,11 @@ class _Checker:
         if needed:
             what = f"{component} needs {', '.join(needed)}, which neither the config nor {self.composer.recipe} gives"
             yield Finding((*path, COMPONENT), what, "\n".join(f"set {format_key((*path, name))}" for name in needed))
+
+    def is_heeded(self, component: str, name: str, signature: Signature) -> bool:
+        """Not an argument that is nearly one of a logger that takes any and ignores it; what was meant for another logger may stay."""
+        takes_any = component in logger_config.TAKE_ANY
+        return not takes_any or name in signature.names or closest(name, signature.names, cutoff=75) is None
 
     def is_beside(self, component: str) -> bool:
         """Whether it may be a module of the experiment's folder, where trainings start; those are not looked into."""

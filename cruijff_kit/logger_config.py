@@ -16,6 +16,9 @@ USUAL_BLOCK = "\n".join(["that of torchtune's configs:", f"{KEY}:", *(f"  {name}
 
 WANDB = ("torchtune.training.metric_logging.WandBLogger", "cruijff_kit.metric_loggers.WandBLogger")
 
+# Their **kwargs go nowhere (torchtune 0.6.1).
+TAKE_ANY = ("torchtune.training.metric_logging.DiskLogger", "torchtune.training.metric_logging.TensorBoardLogger")
+
 # The packages that torchtune's loggers import when they are made, in a training.
 PACKAGES = {
     **dict.fromkeys(WANDB, "wandb"),

@@ -70,6 +70,13 @@ def test_a_base_config_without_a_logger_is_named(folder):
     )
 
 
+def test_an_argument_that_a_logger_ignores_is_a_fault_where_it_is_nearly_another(folder):
+    assert said(folder, {"metric_logger": {"log_dri": "/x", "project": "of another logger", "dir": "/y"}}) == (
+        "base.yaml:64  metric_logger.log_dri\n"
+        "  torchtune.training.metric_logging.DiskLogger does not accept 'log_dri'\n  did you mean 'log_dir'?"
+    )
+
+
 def test_a_logger_that_stands_elsewhere_in_the_config_is_one(folder):
     config = {"ours": logger_config.USUAL, "metric_logger": "${ours}"}
     assert said(folder, config) == ""
