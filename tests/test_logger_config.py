@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cruijff_kit import checkpoint, frozen, job_configs, preparation, run_mapping, sweep_state
+from cruijff_kit import checkpoint, frozen, job_configs, logger_config, preparation, run_mapping, sweep_state
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.experiment import read
 from cruijff_kit.generate import change, check_current, generate, train_config_text
@@ -225,3 +225,32 @@ def test_a_logger_sets_no_run_apart(folder: Path, cruijff: Callable[..., Complet
     assert {run.id: run.config["metric_logger"]["log_dir"] for run in plan(folder).added} == {"run_002": "/a", "run_003": "/a"}
     apart = replace(rows[0], params={**rows[0].params, "metric_logger.log_dir": "/a"}).told_apart({**rows[0].settings, "metric_logger.filename": "other"})
     assert apart == {"lora_rank": 2, "seed": 5}
+
+
+CSV = "cruijff_kit.metric_loggers.CSVLoger"
+NO_CSV = f"metric_logger._component_\n  there is no 'CSVLoger' in cruijff_kit.metric_loggers\n  did you mean 'CSVLogger'?"
+WRONG = {
+    f"torchtune.metric_logger._component_={CSV}": NO_CSV,
+    "torchtune.metric_logger._component_=torchtune.training.metric_logging.CometLogger": (
+        "metric_logger._component_\n  torchtune.training.metric_logging.CometLogger needs the package comet_ml, which is not installed\n  pip install comet_ml"
+    ),
+    "torchtune.metric_logger=null": (
+        "metric_logger\n  lora_finetune_single_device makes a logger of metric_logger, and it is not set\n"
+        + "\n".join(f"  {line}" for line in logger_config.USUAL_BLOCK.splitlines())
+    ),
+    "+torchtune.metric_logger.log_dirr=/x": f"metric_logger.log_dirr\n  {DISK} does not accept 'log_dirr'\n  did you mean 'log_dir'?",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_an_override_of_the_logger_of_a_run_that_is_there_is_checked(word: str, folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "dry_run=true", word)
+    assert (done.returncode, done.stderr) == (1, f"command line  {WRONG[word]}\n")
+
+
+@pytest.mark.parametrize("controls", [{"_override": {"metric_logger": {"_component_": DISK}}}, {"metric_logger._component_": DISK}])
+def test_a_fault_stands_at_the_word_that_beats_experiment_yaml(controls: dict[str, Any], folder: Path) -> None:
+    edit(folder, controls=controls)
+    with pytest.raises(CruijffKitError) as fault:
+        overridden(folder, {"_component_": CSV})
+    assert str(fault.value) == f"command line  {NO_CSV}"
