@@ -95,12 +95,22 @@ def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:
             points.append(Point(config, run, words, hardware.tune_words(config, run)))
         except ExperimentError as error:
             problems += error.problems
-    if problems:
+    if problems := problems or _logged_twice(points):
         raise ExperimentError(dict.fromkeys(problems))
     _check_objective(made, configs[0])
     for warning in hardware.warnings:
         print(warning, file=sys.stderr)
     return points
+
+
+def _logged_twice(points: Sequence[Point]) -> list[Problem]:
+    """The first run that several points ask for, each with a logger of its own: it would be trained once, with one of them."""
+    first: dict[str, Run] = {}
+    for run in (point.run for point in points if point.run):
+        if first.setdefault(run.id, run).config.get(logger_config.KEY) != run.config.get(logger_config.KEY):
+            what = f"points that differ in {logger_config.KEY} alone, which changes nothing in what is trained, are one run, {run.id}"
+            return [Problem(COMMAND_LINE, what, f"torchtune.{logger_config.KEY}", fix="give it one value")]
+    return []
 
 
 def check_stages(config: DictConfig) -> None:

@@ -254,3 +254,17 @@ def test_a_fault_stands_at_the_word_that_beats_experiment_yaml(controls: dict[st
     with pytest.raises(CruijffKitError) as fault:
         overridden(folder, {"_component_": CSV})
     assert str(fault.value) == f"command line  {NO_CSV}"
+
+
+def test_points_of_a_command_line_that_differ_in_their_logger_alone_are_a_fault(folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    for rank, run in ((2, "run_000"), (8, "run_002")):
+        words = ["dry_run=true", "torchtune.metric_logger.log_dir=/a,/b", f"lora_rank={rank}"]
+        done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", *words)
+        assert done.returncode == 1
+        assert done.stderr == (
+            "command line  torchtune.metric_logger\n"
+            f"  points that differ in metric_logger alone, which changes nothing in what is trained, are one run, {run}\n"
+            "  give it one value\n"
+        )
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "dry_run=true", "torchtune.metric_logger.log_dir=/a")
+    assert done.returncode == 0, done.stderr
