@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import component_checks, logger_config, override_checks, sweep, torchtune_catalog
-from cruijff_kit.config_tree import find, is_computed
+from cruijff_kit import component_checks, logger_checks, logger_config, override_checks, sweep, torchtune_catalog
+from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import data_faults
 from cruijff_kit.errors import Fault, Problem
 from cruijff_kit.experiment import Experiment, datasets
@@ -149,7 +149,8 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True, to_run: b
             said.add(key)
             place = _dataset_place(experiment, run, fault.name) if about_data else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
-    problems |= dict.fromkeys(_shared_logs(composer, runs))
+    for fault in logger_checks.shared_folders(run.config for run in runs):
+        problems[experiment.source.problem(place_of(experiment, fault.name), fault.what, fault.fix, fault.level)] = None
     return [*problems, *component_checks.check(composer, runs, places(experiment))]
 
 
@@ -180,22 +181,6 @@ def _equal_points(composer: Composer, runs: list[Run]) -> Iterator[Problem]:
             if run.config.get(logger_config.KEY) != runs[first].config.get(logger_config.KEY):
                 what += f", but for {logger_config.KEY}, which changes nothing in what is trained"
             yield composer.experiment.source.problem(("variables",), what, "remove one of the two points")
-
-
-def _shared_logs(composer: Composer, runs: list[Run]) -> Iterator[Problem]:
-    """A folder in which the loggers of several runs would write."""
-    shared: dict[str, list[Mapping[str, Any]]] = {}
-    for number, run in enumerate(runs):
-        node = run.config.get(logger_config.KEY)
-        if isinstance(node, Mapping) and not is_computed(logger_config.place(node)[1]):
-            shared.setdefault(logger_config.folder(node, f"/{number}"), []).append(node)
-    for nodes in shared.values():
-        key, place = logger_config.place(nodes[0])
-        if len(nodes) > 1:
-            lie = "in one file" if logger_config.writes_one_file(nodes[0]) else "together"
-            what = f"{key} is {place}: what {len(nodes)} runs log would lie there {lie}, and no table could show a run's loss from there"
-            where = place_of(composer.experiment, f"{logger_config.KEY}.{key}")
-            yield composer.experiment.source.problem(where, what, f"{key}: {logger_config.LOG_DIR} gives each run its own", "warning")
 
 
 def _unresolved(experiment: Experiment, config: Mapping[str, Any]) -> Iterator[Fault]:

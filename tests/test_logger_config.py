@@ -228,7 +228,7 @@ def test_a_logger_sets_no_run_apart(folder: Path, cruijff: Callable[..., Complet
 
 
 CSV = "cruijff_kit.metric_loggers.CSVLoger"
-NO_CSV = f"metric_logger._component_\n  there is no 'CSVLoger' in cruijff_kit.metric_loggers\n  did you mean 'CSVLogger'?"
+NO_CSV = "metric_logger._component_\n  there is no 'CSVLoger' in cruijff_kit.metric_loggers\n  did you mean 'CSVLogger'?"
 WRONG = {
     f"torchtune.metric_logger._component_={CSV}": NO_CSV,
     "torchtune.metric_logger._component_=torchtune.training.metric_logging.CometLogger": (

@@ -119,7 +119,8 @@ def test_files_that_may_be_of_other_runs_are_not_read(log_dir: str, tmp_path: Pa
     for folder in ("logs", "run_1s/logs", f"logs{results}"):
         write(tmp_path, {f"{folder}/log_1.txt": steps(1, 2)})
     results.mkdir()
-    (results / "torchtune_config.yaml").write_text(f"metric_logger:\n  _component_: x\n  log_dir: {log_dir.replace('{root}', str(tmp_path))}\n")
+    log_dir = log_dir.replace("{root}", str(tmp_path))
+    (results / "torchtune_config.yaml").write_text(f"metric_logger:\n  _component_: x\n  log_dir: {log_dir}\n")
     assert (read(results), last(results)) == ([], {})
 
 
