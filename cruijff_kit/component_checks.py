@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cruijff_kit import logger_config, source_names, torchtune_catalog
+from cruijff_kit.config_tree import is_computed
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.config_flow import ENTRY, NodePath
 from cruijff_kit.sweep import Run, is_unknown, torchtune_key
@@ -25,6 +26,7 @@ from cruijff_kit.yaml_source import KeyPath, YamlSource, format_key, read_yaml
 
 COMPONENT = "_component_"
 OURS = ("torch", "torchtune", "torchao", "cruijff_kit", "bitsandbytes")  # what configs name most
+OF_LOGGER = re.compile(rf"(?<!\\)\$\{{([\w.]+:)?\.*{logger_config.KEY}\b")  # an interpolation, which identity leaves unresolved
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,10 @@ class _Checker:
         if shape in self.shapes:
             return
         self.shapes.add(shape)
-        for key, node in run.config.items():
+        for key, node in {logger_config.KEY: None, **run.config}.items():
             text = json.dumps(node, default=str) if isinstance(node, (dict, list)) else ""
             if (key, text) not in self.seen:
-                self.seen[key, text] = [*self.unread((key,), node), *self.components((key,), node)]
+                self.seen[key, text] = [*self.unread((key,), node), *self.no_logger(key, node), *self.components((key,), node)]
             for finding in self.seen[key, text]:
                 if finding not in self.said and (problem := self.problem(finding, run)):
                     self.said.add(finding)
@@ -74,11 +76,21 @@ class _Checker:
 
     # What is wrong
 
+    def no_logger(self, key: str, node: Any) -> Iterator[Finding]:
+        """What stands for a logger and is none: torchtune would say so in the training alone."""
+        is_component = isinstance(node, dict) and node.get(COMPONENT) is not None
+        if key == logger_config.KEY and (key,) in self.reads.made and not is_component and not is_computed(node):
+            what = "it is not set" if node is None else f"it has no {COMPONENT}" if isinstance(node, dict) else f"it is {node!r}"
+            yield Finding((key,), f"{self.composer.recipe} makes a logger of {key}, and {what}", logger_config.USUAL_BLOCK)
+
     def components(self, path: KeyPath, node: Any) -> Iterator[Finding]:
-        """The faults of a component, and of those within it."""
+        """The faults of a component, and of those within it; of a value too that is the logger's."""
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         if isinstance(node, dict) and COMPONENT in node and self.reads.may_read(_names(path)):
             yield from self.component(path, node)
+        if isinstance(node, str) and path[0] != logger_config.KEY and OF_LOGGER.search(node):
+            what = f"{node} is of {logger_config.KEY}, which changes nothing in what is trained: a run of another value would pass for this one"
+            yield Finding(path, what, "write the value here, or refer to a key outside of it")
         for key, value in items:
             yield from self.components((*path, key), value)
 
@@ -98,7 +110,7 @@ class _Checker:
         if signature is None:
             return
         passed = self.passed(_names(path), signature)
-        unknown = [name for name in node if name != COMPONENT and not signature.accepts(name)]
+        unknown = [name for name in node if name != COMPONENT and not (signature.accepts(name) and self.is_heeded(component, name, signature))]
         for name in (name for name in unknown if (*_names(path), name) not in self.reads.taken):
             free = signature.names - node.keys() - passed
             hint = self.root_hint(name) or closest(name, signature.names - passed)
@@ -107,6 +119,11 @@ class _Checker:
         if needed:
             what = f"{component} needs {', '.join(needed)}, which neither the config nor {self.composer.recipe} gives"
             yield Finding((*path, COMPONENT), what, "\n".join(f"set {format_key((*path, name))}" for name in needed))
+
+    def is_heeded(self, component: str, name: str, signature: Signature) -> bool:
+        """Not an argument that is nearly one of a logger that takes any and ignores it; what was meant for another logger may stay."""
+        takes_any = component in logger_config.TAKE_ANY
+        return not takes_any or name in signature.names or closest(name, signature.names, cutoff=75) is None
 
     def is_beside(self, component: str) -> bool:
         """Whether it may be a module of the experiment's folder, where trainings start; those are not looked into."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from cruijff_kit import inspect_tasks, sweep
+from cruijff_kit import inspect_tasks, logger_config, sweep
 from cruijff_kit.errors import COMMAND_LINE, ExperimentError, Problem, closest
 from cruijff_kit.parameters import PARAMETERS, parameter
 from cruijff_kit.sweep import torchtune_key
@@ -41,7 +41,7 @@ class Point:
     """One point, as a config describes it.
 
     Args:
-        params: what sets it apart: the variables, and all that the command line changed.
+        params: what sets it apart: the variables, and all that the command line changed, but for the logger.
         settings: the controls, the variables, and what the command line changed.
         torchtune: raw keys, merged into the torchtune config last.
     """
@@ -100,7 +100,7 @@ def read(made: Plan, usual: Mapping[str, Any], config: DictConfig) -> Point:
     for name in variables:
         raw.pop(name, None)
     _raise_faults([*_value_faults({**variables, **changed}), *_raw_faults(composer, {**raw, **_dotted(variables)})])
-    params = {**variables, **changed, **raw}
+    params = logger_config.without_logger({**variables, **changed, **raw})
     return Point(params, {**experiment.controls, **variables, **changed}, _nested(raw))
 
 

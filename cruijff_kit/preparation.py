@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -27,6 +27,7 @@ from cruijff_kit.schema import OBJECTIVE_HINT
 from cruijff_kit.selection import Selection, wish_of
 from cruijff_kit.sweep import Run
 from cruijff_kit.work_left import MISSING, check_again
+from cruijff_kit.yaml_source import leaves
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,12 +95,22 @@ def _points(made: Plan, configs: Sequence[DictConfig]) -> list[Point]:
             points.append(Point(config, run, words, hardware.tune_words(config, run)))
         except ExperimentError as error:
             problems += error.problems
-    if problems:
+    if problems := problems or _logged_twice(points):
         raise ExperimentError(dict.fromkeys(problems))
     _check_objective(made, configs[0])
     for warning in hardware.warnings:
         print(warning, file=sys.stderr)
     return points
+
+
+def _logged_twice(points: Sequence[Point]) -> list[Problem]:
+    """The first run that several points ask for, each with a logger of its own: it would be trained once, with one of them."""
+    first: dict[str, Run] = {}
+    for run in (point.run for point in points if point.run):
+        if first.setdefault(run.id, run).config.get(logger_config.KEY) != run.config.get(logger_config.KEY):
+            what = f"points that differ in {logger_config.KEY} alone, which changes nothing in what is trained, are one run, {run.id}"
+            return [Problem(COMMAND_LINE, what, f"torchtune.{logger_config.KEY}", fix="give it one value")]
+    return []
 
 
 def check_stages(config: DictConfig) -> None:
@@ -159,14 +170,34 @@ def _run_of(made: Plan, known: dict[str, Run], point: overrides.Point) -> Run:
     """The run of a point; a new one is added to the plan under the next free number."""
     fresh = made.composer.run("", point.params, point.settings, point.torchtune)
     overrides.check_took_effect(point, fresh)
-    if fresh.identity in known:
-        return _logged_as(made, known[fresh.identity], fresh)
+    if (there := known.get(fresh.identity)) is not None:
+        run = _logged_as(made, there, fresh)
+        if run.config.get(logger_config.KEY) != there.config.get(logger_config.KEY):
+            _check(made, fresh, point, data=False)  # which may be gone by now, where it is trained
+        return run
     fresh = made.composer.named(fresh, made.next_id(fresh.identity))
-    faults = [problem for problem in training_checks.check_runs(made.composer, [fresh], gpus=made.gpus) if problem.level == "error"]
-    if faults:
-        raise ExperimentError(faults)
+    _check(made, fresh, point, data=True)
     made.retired.pop(fresh.id, None)
     made.rows[fresh.id] = replace(Row.of(fresh), added=True, settings=point.settings, torchtune=point.torchtune)
     made.added.append(fresh)
     known[fresh.identity] = fresh
     return fresh
+
+
+def _check(made: Plan, run: Run, point: overrides.Point, data: bool) -> None:
+    """That `run` of `point` would train, as far as can be seen.
+
+    Raises:
+        ExperimentError: it would not.
+    """
+    words = {".".join(path): value for path, value in leaves(point.torchtune)}  # those of the logger too, which are no parameters of a run
+    run = replace(run, params={**run.params, **words})
+    faults = [problem for problem in training_checks.check_runs(made.composer, [run], data, gpus=made.gpus) if problem.level == "error"]
+    if faults:
+        raise ExperimentError(_at_its_word(problem, words) for problem in faults)
+
+
+def _at_its_word(problem: Problem, words: Mapping[str, Any]) -> Problem:
+    """A fault of a key of experiment.yaml's controls at the word that beats it, where one does."""
+    key = ".".join(str(part) for part in problem.path[1:] if part != "_override")
+    return Problem(COMMAND_LINE, problem.what, key, fix=problem.fix) if problem.path[:1] == ("controls",) and key in words else problem

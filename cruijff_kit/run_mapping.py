@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cruijff_kit import __version__, torchtune_catalog, yaml_text
+from cruijff_kit import __version__, logger_config, torchtune_catalog, yaml_text
 from cruijff_kit.errors import ExperimentError, Problem
 from cruijff_kit.paths import Layout
 from cruijff_kit.sweep import Run
@@ -45,7 +45,7 @@ class Row:
         """What sets it apart from the points of the sweep as it is now: of one that was added, what was a control then and is another now, too."""
         names = {**self.settings, **controls} if self.added else {}
         other = [name for name in names if name not in self.params and self.settings.get(name) != controls.get(name)]
-        return {**self.params, **{name: self.settings.get(name) for name in other}}
+        return logger_config.without_logger({**self.params, **{name: self.settings.get(name) for name in other}})
 
     def as_dict(self) -> dict[str, Any]:
         row = {"id": self.id, "params": dict(self.params), "recipe": self.recipe, "identity": self.identity}

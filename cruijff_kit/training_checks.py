@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import component_checks, logger_config, override_checks, sweep, torchtune_catalog
+from cruijff_kit import component_checks, logger_checks, logger_config, override_checks, sweep, torchtune_catalog
 from cruijff_kit.config_tree import find
 from cruijff_kit.dataset_checks import data_faults
 from cruijff_kit.errors import Fault, Problem
@@ -149,6 +149,8 @@ def check_runs(composer: Composer, runs: list[Run], data: bool = True, to_run: b
             said.add(key)
             place = _dataset_place(experiment, run, fault.name) if about_data else place_of(experiment, fault.name)
             problems[experiment.source.problem(place, fault.what, fault.fix, fault.level)] = None
+    for fault in logger_checks.shared_folders(run.config for run in runs):
+        problems[experiment.source.problem(place_of(experiment, fault.name), fault.what, fault.fix, fault.level)] = None
     return [*problems, *component_checks.check(composer, runs, places(experiment))]
 
 

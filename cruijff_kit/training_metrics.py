@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import log_follow
-from cruijff_kit.config_tree import escape, unescape
+from cruijff_kit import log_follow, logger_config
 from cruijff_kit.logger_config import LOG_DIR
 
 CSV = "metrics.csv"
 STEP = "step"  # its first column
 TAIL_BYTES = 4096  # some lines
+LONG_TAIL_BYTES = 1 << 20  # where these hold no loss
 _CONFIG_COPY = "torchtune_config.yaml"  # torchtune's, metric_logging.save_config
 
 Metrics = list[tuple[int, dict[str, float]]]
@@ -51,14 +51,18 @@ def read(run_results: Path) -> Metrics:
 
 
 def last(run_results: Path) -> dict[str, float]:
-    """The values that were logged last, from the end of the newest file; empty before the first."""
-    files = _files(run_results, _config_copy(run_results))
-    if not files:
-        return {}
-    text = log_follow.tail(files[-1], TAIL_BYTES)
-    if files[-1].suffix == ".csv":  # the first line of the tail is the header itself, or not whole
-        text = _first_line(files[-1]) + text.partition("\n")[2]
-    return next((values for _, values in reversed(list(_rows(files[-1], text)))), {})
+    """The values that were logged last, from as far back as one of them is a loss; empty before the first.
+
+    Read from the end. A training that went on has a file without a line until its first step, and a line may hold other metrics alone.
+    """
+    values: dict[str, float] = {}
+    for path in reversed(_files(run_results, _config_copy(run_results))):
+        for size in (TAIL_BYTES, LONG_TAIL_BYTES):
+            for _, logged in reversed(list(_rows(path, _end(path, size)))):
+                values = {**logged, **values}
+                if "loss" in values:
+                    return values
+    return values
 
 
 def loss_at(metrics: Sequence[tuple[int, Mapping[str, float]]], epoch: str, epochs: int | None) -> float | None:
@@ -102,21 +106,30 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _first_line(path: Path) -> str:
+def _end(path: Path, size: int) -> str:
+    """The last `size` bytes; of a CSV below its header: their first line is the header itself, or not whole."""
+    text = log_follow.tail(path, size)
+    return _first_line(path, size) + text.partition("\n")[2] if path.suffix == ".csv" else text
+
+
+def _first_line(path: Path, size: int) -> str:
     try:
         with path.open("rb") as file:
-            return file.readline(TAIL_BYTES).decode("utf-8", errors="replace")
+            return file.readline(size).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
 
 def _files(run_results: Path, config: str) -> list[Path]:
-    """The logger's files in the order in which they were written: each start of a DiskLogger makes one, log_UNIXTIME.txt."""
-    logger = _logger(config)
-    place = str(logger.get("dir") or logger.get("log_dir") or LOG_DIR)
-    if not place.startswith(("/", "${output_dir}")):
-        return []  # below whatever folder the training was started from
-    folder = Path(unescape(place.replace("${output_dir}", escape(str(run_results)))))
+    """The logger's files in the order in which they were written: each start of a DiskLogger makes one, log_UNIXTIME.txt.
+
+    Empty where other runs' files may lie too, whose numbers cannot be told from this one's: the folder must be one that
+    no other run has, below `run_results` or named after it.
+    """
+    logger, own = _logger(config), os.path.abspath(run_results)
+    folder = Path(logger_config.folder(logger, own))
+    if not folder.is_absolute() or f"{own}/" not in f"{folder}/":
+        return []
     names = re.compile(rf"log_.*\.txt|{re.escape(CSV)}|{re.escape(str(logger.get('filename') or CSV))}")
     try:
         with os.scandir(folder) as there:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
 import yaml
 
-from cruijff_kit import component_checks
+from cruijff_kit import component_checks, logger_config
 from cruijff_kit.errors import ExperimentError
 from cruijff_kit.experiment import load
 from cruijff_kit.generate import plan
@@ -48,6 +49,37 @@ def test_faults_of_a_base_config_of_the_users_stand_at_its_lines(folder):
         "base.yaml:56  loss._component_\n  there is no 'CEWithChunkedLoss' in torchtune.modules.loss\n  did you mean 'CEWithChunkedOutputLoss'?\n"
         "base.yaml:71  epoch\n  warning: lora_finetune_single_device never reads 'epoch'\n  did you mean 'epochs'?"
     )
+
+
+@pytest.mark.parametrize(("node", "what"), [(None, "it is not set"), ("DiskLogger", "it is 'DiskLogger'"), ([], "it is []")])
+def test_a_logger_that_is_none_stands_at_its_line(node, what, folder):
+    place, block = "base.yaml:61  metric_logger\n  ", f"\n{indent(logger_config.USUAL_BLOCK, '  ')}"
+    assert said(folder, {"metric_logger": node}) == f"{place}lora_finetune_single_device makes a logger of metric_logger, and {what}{block}"
+
+
+def test_a_base_config_without_a_logger_is_named(folder):
+    config = tiny_base_config(Path("/tmp/tiny-llama"))
+    del config["metric_logger"]
+    (folder / "base.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    with pytest.raises(ExperimentError) as error:
+        plan(folder)
+    assert str(error.value) == (
+        "experiment.yaml:6  framework_config.base_config\n"
+        "  metric_logger: lora_finetune_single_device makes a logger of metric_logger, and it is not set\n"
+        f"{indent(logger_config.USUAL_BLOCK, '  ')}"
+    )
+
+
+def test_an_argument_that_a_logger_ignores_is_a_fault_where_it_is_nearly_another(folder):
+    assert said(folder, {"metric_logger": {"log_dri": "/x", "project": "of another logger", "dir": "/y"}}) == (
+        "base.yaml:64  metric_logger.log_dri\n"
+        "  torchtune.training.metric_logging.DiskLogger does not accept 'log_dri'\n  did you mean 'log_dir'?"
+    )
+
+
+def test_a_logger_that_stands_elsewhere_in_the_config_is_one(folder):
+    config = {"ours": logger_config.USUAL, "metric_logger": "${ours}"}
+    assert said(folder, config) == ""
 
 
 def test_an_argument_that_nobody_gives_is_missed_where_the_component_is_named(folder):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cruijff_kit import checkpoint, frozen, job_configs, preparation, sweep_state
+from cruijff_kit import checkpoint, frozen, job_configs, logger_config, preparation, run_mapping, sweep_state
 from cruijff_kit.errors import CruijffKitError
+from cruijff_kit.experiment import read
 from cruijff_kit.generate import change, check_current, generate, train_config_text
 from cruijff_kit.job_configs import Filler
 from cruijff_kit.overrides import Point
+from cruijff_kit.paths import Layout
 from cruijff_kit.plan import plan
 from cruijff_kit.selection import Selection
 from tests.test_generate import edit, tiny
@@ -135,6 +140,33 @@ def test_points_that_differ_in_their_logger_alone_are_one_point_twice(folder: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("node", "where", "said"),
+    [
+        ({"log_dir": "/scratch/logs"}, "log_dir", "log_dir is /scratch/logs: what 2 runs log would lie there together"),
+        ({"log_dir": "logs"}, "log_dir", "log_dir is logs: what 2 runs log would lie there together"),
+        ({"log_dir": "${output_dir}/../logs"}, "log_dir", "log_dir is ${output_dir}/../logs: what 2 runs log would lie there together"),
+        ({"log_dir": "/logs", "filename": "log"}, "log_dir", "log_dir is /logs: what 2 runs log would lie there in one file"),
+        ({"_component_": "cruijff_kit.metric_loggers.CSVLogger", "log_dir": "/a"}, "log_dir", "log_dir is /a: what 2 runs log would lie there in one file"),
+    ],
+)
+def test_a_folder_in_which_several_runs_would_log_is_a_warning(node: dict[str, str], where: str, said: str, folder: Path) -> None:
+    log_with(folder, **node)
+    (warning,) = [problem for problem in plan(folder).warnings if "run" in problem.what]
+    assert (warning.level, warning.key) == ("warning", f"controls._override.metric_logger.{where}")
+    assert warning.what == f"{said}, and no table could show a run's loss from there"
+    assert warning.fix == f"{where}: ${{output_dir}}/logs gives each run its own"
+
+
+def test_folders_in_which_each_run_logs_alone_are_no_warning(folder: Path) -> None:
+    for place in ("${output_dir}/elsewhere", "/scratch/${output_dir}/logs", "/scratch/${model.lora_rank}"):
+        log_with(folder, log_dir=place)
+        assert plan(folder).warnings == []
+    edit(folder, variables={"lora_rank": None, "pair": [{"lora_rank": rank, "metric_logger.log_dir": f"/logs/{rank}"} for rank in (2, 4)]})
+    edit(folder, controls={"_override": None})
+    assert plan(folder).warnings == []
+
+
 def overridden(folder: Path, raw: dict[str, Any]) -> tuple[Any, Any]:
     """The plan, and the run that the second point becomes with an override below `torchtune`."""
     made = plan(folder)
@@ -178,3 +210,61 @@ def test_a_point_without_such_an_override_has_the_generated_config(folder: Path)
     generate(folder, force=True)
     made, run = overridden(folder, {})
     assert run == made.runs[1]
+
+
+def test_a_logger_sets_no_run_apart(folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    """Nor would seeds be averaged that differ in it."""
+    edit(folder, controls={"metric_logger.filename": "log"})
+    generate(folder, force=True)
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "stages=[]", "lora_rank=2", "seed=5,6", "torchtune.metric_logger.log_dir=/a")
+    assert done.returncode == 0, done.stderr
+    mapping = run_mapping.read(Layout.of(read(folder)[0]))
+    assert mapping is not None
+    rows = [row for row in mapping.rows if row.added]
+    assert [row.params for row in rows] == [{"lora_rank": 2, "seed": 5}, {"lora_rank": 2, "seed": 6}]
+    assert {run.id: run.config["metric_logger"]["log_dir"] for run in plan(folder).added} == {"run_002": "/a", "run_003": "/a"}
+    apart = replace(rows[0], params={**rows[0].params, "metric_logger.log_dir": "/a"}).told_apart({**rows[0].settings, "metric_logger.filename": "other"})
+    assert apart == {"lora_rank": 2, "seed": 5}
+
+
+CSV = "cruijff_kit.metric_loggers.CSVLoger"
+NO_CSV = "metric_logger._component_\n  there is no 'CSVLoger' in cruijff_kit.metric_loggers\n  did you mean 'CSVLogger'?"
+WRONG = {
+    f"torchtune.metric_logger._component_={CSV}": NO_CSV,
+    "torchtune.metric_logger._component_=torchtune.training.metric_logging.CometLogger": (
+        "metric_logger._component_\n  torchtune.training.metric_logging.CometLogger needs the package comet_ml, which is not installed\n  pip install comet_ml"
+    ),
+    "torchtune.metric_logger=null": (
+        "metric_logger\n  lora_finetune_single_device makes a logger of metric_logger, and it is not set\n"
+        + "\n".join(f"  {line}" for line in logger_config.USUAL_BLOCK.splitlines())
+    ),
+    "+torchtune.metric_logger.log_dirr=/x": f"metric_logger.log_dirr\n  {DISK} does not accept 'log_dirr'\n  did you mean 'log_dir'?",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_an_override_of_the_logger_of_a_run_that_is_there_is_checked(word: str, folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "dry_run=true", word)
+    assert (done.returncode, done.stderr) == (1, f"command line  {WRONG[word]}\n")
+
+
+@pytest.mark.parametrize("controls", [{"_override": {"metric_logger": {"_component_": DISK}}}, {"metric_logger._component_": DISK}])
+def test_a_fault_stands_at_the_word_that_beats_experiment_yaml(controls: dict[str, Any], folder: Path) -> None:
+    edit(folder, controls=controls)
+    with pytest.raises(CruijffKitError) as fault:
+        overridden(folder, {"_component_": CSV})
+    assert str(fault.value) == f"command line  {NO_CSV}"
+
+
+def test_points_of_a_command_line_that_differ_in_their_logger_alone_are_a_fault(folder: Path, cruijff: Callable[..., CompletedProcess[str]]) -> None:
+    for rank, run in ((2, "run_000"), (8, "run_002")):
+        words = ["dry_run=true", "torchtune.metric_logger.log_dir=/a,/b", f"lora_rank={rank}"]
+        done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", *words)
+        assert done.returncode == 1
+        assert done.stderr == (
+            "command line  torchtune.metric_logger\n"
+            f"  points that differ in metric_logger alone, which changes nothing in what is trained, are one run, {run}\n"
+            "  give it one value\n"
+        )
+    done = cruijff("run", folder, "--multirun", "hydra/launcher=staged_local", "dry_run=true", "torchtune.metric_logger.log_dir=/a")
+    assert done.returncode == 0, done.stderr

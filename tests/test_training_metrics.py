@@ -95,19 +95,33 @@ def test_a_training_that_was_resumed_before_it_logged_a_step_twice_is_read_whole
     ("place", "node"),
     [
         ("results/elsewhere/metrics.csv", "log_dir: ${output_dir}/elsewhere"),
-        ("disk/a b/metrics.csv", "log_dir: '{root}/disk/a b'"),
-        ("disk/$\u007bx/metrics.csv", "log_dir: '{root}/disk/\\$\u007bx'"),
-        ("disk/metrics.csv", "log_dir: ${output_dir}/logs\n  dir: {root}/disk"),  # of a W&B logger
+        ("results/a b/metrics.csv", "log_dir: '{root}/results/a b'"),
+        ("results/$\u007bx/metrics.csv", "log_dir: '{root}/results/\\$\u007bx'"),
+        ("results/own/metrics.csv", "log_dir: /nowhere\n  dir: ${output_dir}/own"),  # of a W&B logger
+        ("disk{root}/results/metrics.csv", "log_dir: '{root}/disk${output_dir}'"),
         ("results/logs/own name", "log_dir: ${output_dir}/logs\n  filename: own name"),
     ],
 )
 def test_the_files_lie_where_the_config_says(place: str, node: str, tmp_path: Path) -> None:
+    place = place.replace("{root}", str(tmp_path))
     text = rows(1, 2) if place.endswith("csv") else steps(1, 2)
     node = node.replace("{root}", str(tmp_path))
     write(tmp_path, {place: text})
     (tmp_path / "results").mkdir(exist_ok=True)
     (tmp_path / "results/torchtune_config.yaml").write_text(f"epochs: 1\nmetric_logger:\n  _component_: x\n  {node}\nseed: 1\n")
     assert losses(tmp_path / "results") == {1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("log_dir", ["{root}/logs", "${output_dir}/../logs", "${output_dir}s/logs", "logs", "logs${output_dir}"])
+def test_files_that_may_be_of_other_runs_are_not_read(log_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "run_1"
+    for folder in ("logs", "run_1s/logs", f"logs{results}"):
+        write(tmp_path, {f"{folder}/log_1.txt": steps(1, 2)})
+    results.mkdir()
+    log_dir = log_dir.replace("{root}", str(tmp_path))
+    (results / "torchtune_config.yaml").write_text(f"metric_logger:\n  _component_: x\n  log_dir: {log_dir}\n")
+    assert (read(results), last(results)) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -141,6 +155,30 @@ def test_damage_in_the_middle_costs_the_lines_that_it_hit(tmp_path: Path) -> Non
 def test_the_last_values_are_at_the_end_of_a_long_file(tmp_path: Path) -> None:
     for name, text in {"log_1.txt": steps(1, 5000), "metrics.csv": rows(1, 5000)}.items():
         assert last(write(tmp_path / name, {name: text})) == {"loss": 5000, "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"log_1.txt": steps(1, 3), "log_2.txt": ""},  # resumed, and no step yet
+        {"log_1.txt": steps(1, 3), "log_2.txt": "Step 4 | lo"},
+        {"log_1.txt": steps(1, 3) + "Step 3 | mine:1 \n" * 1000},
+        {"log_1.txt": steps(1, 2) + f"Step 3 | loss:3 lr:0.1 {' '.join(f'm{n}:1' for n in range(2000))}\n"},
+        {"metrics.csv": rows(1, 3), "log_2.txt": ""},
+        {"metrics.csv": "step,loss,lr,mine\n3,3,0.1,\n" + "3,,,1\n" * 2000},
+        {"metrics.csv": f"step,loss,lr,{'m' * 9000}\n3,3,0.1,\n"},
+    ],
+)
+def test_the_last_loss_is_found_however_far_back_it_stands(files: dict[str, str], tmp_path: Path) -> None:
+    values = last(write(tmp_path, files))
+    assert (values["loss"], values["lr"]) == (3, 0.1)
+    assert [step_values["loss"] for _, step_values in read(tmp_path)][-1] == 3
+
+
+def test_what_was_logged_after_the_last_loss_is_the_last_too(tmp_path: Path) -> None:
+    assert last(write(tmp_path, {"log_1.txt": "Step 1 | loss:1 lr:0.2 \nStep 2 | mine:2 lr:0.1 \nStep 2 | mine:3 \n"})) == {"loss": 1, "lr": 0.1, "mine": 3}
+    (tmp_path / "logs/log_1.txt").write_text("Step 2 | mine:2 \n")
+    assert last(tmp_path) == {"mine": 2}
 
 
 def logged(last_step: int, every: int = 1) -> list[tuple[int, dict[str, float]]]:
