@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shlex
 import shutil
@@ -73,6 +74,21 @@ def test_the_printed_scores_are_those_of_inspects_logs(tutorial: Reader) -> None
         metrics = log.results.scores[0].metrics
         assert (value, stderr) == (f"{metrics['accuracy'].value:.4f}", f"{metrics['stderr'].value:.4f}")
         assert int(samples) == len(log.samples) == log.results.completed_samples
+
+
+def test_the_file_of_scores_has_those_of_inspects_logs_to_the_last_digit(tutorial: Reader) -> None:
+    from inspect_ai.log import read_eval_log
+
+    with (tutorial.folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    for row in rows:
+        (path,) = tutorial.folder.glob(row["log"].replace("run_002/", "run_002.*/"))  # which is done again after that, on Slurm
+        log = read_eval_log(str(path))
+        metrics = log.results.scores[0].metrics
+        assert (float(row["value"]), float(row["stderr"])) == (metrics["accuracy"].value, metrics["stderr"].value)
+        assert float(row["value"]) == sum(sample.scores["match"].value == "C" for sample in log.samples) / len(log.samples)
+        assert (int(row["samples"]), row["status"]) == (len(log.samples), "success")
 
 
 def test_on_slurm_the_scores_of_a_run_are_the_same(tutorial: Reader) -> None:
