@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -113,8 +114,11 @@ def _read_all(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with _without_interrupts():  # those that are started now: Ctrl-C is for this process
             asked = [pool.submit(_read_batch, batch) for batch in batches]
-        for headers in asked:
-            yield from headers.result()
+        for batch, headers in zip(batches, asked, strict=True):
+            try:
+                yield from headers.result()
+            except BrokenProcessPool:  # killed for memory, or started from what is no script: a notebook, a pipe
+                yield from _read_batch(batch)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -78,7 +78,7 @@ def collect(folder: Path) -> Results:
     state = look(folder)
     layout = state.layout
     aside = {path for paths in train.asides(layout.eval_results).values() for path in paths}
-    logs = (path for path in log_headers.find(layout.eval_results) if aside.isdisjoint(path.parents))
+    logs = (path for path in log_headers.find(layout.eval_results) if not aside or aside.isdisjoint(path.parents))
     headers = log_headers.read(logs, layout.hidden / "logs.json")
     table = _Table(state, headers)
     scores = _spread([score for run in state.runs for score in table.of_run(run)])

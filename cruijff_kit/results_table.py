@@ -23,7 +23,10 @@ RIGHT = ("loss", "value", "stderr", "samples", "tokens", "time", "mean", "95 % i
 def print_table(title: str, rows: Iterator[Text], console: Console) -> None:
     """A table under its title."""
     console.print(title, style="bold", markup=False, highlight=False)
-    console.print(*rows, sep="\n", soft_wrap=True)
+    if console.is_terminal:
+        console.print(*rows, sep="\n", soft_wrap=True)
+    else:  # has no styles, and rich would take as long as all else does
+        console.file.writelines(f"{row.plain}\n" for row in rows)
 
 
 def lines(scores: Sequence[Score], width: int, brief: bool = False) -> Iterator[Text]:
