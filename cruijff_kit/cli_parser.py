@@ -186,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--wait", type=int, default=30, metavar="SECONDS", help="for a free node, which a short job looks at (30); 0 for no job")
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
 
-    text = "train and evaluate on this machine: one point, or with --multirun the sweep"
+    text = "train and evaluate, here or on Slurm: one point, or with --multirun the sweep"
     usage = "cruijff-kit run DIR [--multirun] [--failed] [--again RUN] [--dry-run] [hydra overrides]"
     run = command("run", text, RUN_EPILOG, usage=usage, allow_abbrev=False)
     run.add_argument("--failed", action="store_true", help="only the points of which a stage failed, was cancelled or is lost")
