@@ -222,24 +222,25 @@ def stamp(folder: Path, adapter: bool = False) -> dict[str, list[int]]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    return {name: _stamp(folder / name) for name in weights(folder, adapter)}
+    return {name: file_stamp(folder / name) for name in weights(folder, adapter)}
 
 
-def _stamp(path: Path) -> list[int]:
+def file_stamp(path: Path) -> list[int]:
+    """Size and time: a cheap sign that a file is still what it was."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def seal(model: Path, results: Path, adapter: bool = False) -> dict[str, Any]:
     """What tells later, at the price of a few looks, that a finished training is still as it was: see is_sealed."""
-    return {"model": os.path.relpath(model, results), "shards": stamp(model, adapter), CONFIG_COPY: _stamp(results / CONFIG_COPY)}
+    return {"model": os.path.relpath(model, results), "shards": stamp(model, adapter), CONFIG_COPY: file_stamp(results / CONFIG_COPY)}
 
 
 def is_sealed(sealed: Mapping[str, Any], results: Path) -> bool:
     """Whether neither the weights in `results` nor torchtune's copy of their config were written since."""
     try:
         model, adapter = results / sealed["model"], set(sealed["shards"]) == set(ADAPTER_FILES)
-        return stamp(model, adapter) == sealed["shards"] and _stamp(results / CONFIG_COPY) == sealed[CONFIG_COPY]
+        return stamp(model, adapter) == sealed["shards"] and file_stamp(results / CONFIG_COPY) == sealed[CONFIG_COPY]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 

@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cruijff_kit import atomic
+from cruijff_kit import atomic, checkpoint
+from cruijff_kit.process_family import held_back
 
 BATCH = 64
 STDERR = ("stderr", "bootstrap_stderr")
@@ -79,12 +80,11 @@ def read(paths: Iterable[Path], kept: Path) -> dict[Path, Header]:
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and time; None of one that is gone."""
+    """None of a log that is gone."""
     try:
-        status = path.stat()
+        return checkpoint.file_stamp(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _kept(path: Path) -> dict[str, tuple[list[int], Header]]:
@@ -112,7 +112,7 @@ def _read_all(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     workers = min(len(os.sched_getaffinity(0)), len(batches) // 2)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        with _without_interrupts():  # those that are started now: Ctrl-C is for this process
+        with held_back(signal.SIGINT):  # those that are started now: Ctrl-C is for this process
             asked = [pool.submit(_read_batch, batch) for batch in batches]
         for batch, headers in zip(batches, asked, strict=True):
             try:
@@ -121,15 +121,6 @@ def _read_all(paths: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from _read_batch(batch)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read_batch(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MARK = "CRUIJFF_KIT_COMMAND"  # in the environment of each of them
@@ -21,6 +23,16 @@ def exit_when_told() -> None:
     """SIGTERM ends this process as sys.exit does, with what it has to clean up, unless something else was made of it."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+@contextmanager
+def held_back(signum: int) -> Iterator[None]:
+    """Keeps a signal waiting, for us until this is over and for what is started meanwhile as long as it lives."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Family:

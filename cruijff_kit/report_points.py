@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cruijff_kit.paths import BASELINE
 from cruijff_kit.replicates import SEED, Mean, means
@@ -18,6 +18,7 @@ LINEAR, LOG, CATEGORY = "linear", "log", "category"
 LEAST_RATIO = {True: 10, False: 4}  # of the largest value to the smallest, on a log axis: of two values, and of more
 NO_TEXT = re.compile(r"true|false|null|-?[\d.]+(e[-+]?\d+)?|NaN|-?Infinity", re.IGNORECASE)  # as `shown` writes what is no text
 NOT_SHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
+_Row = TypeVar("_Row", Score, Mean)
 MAX_LETTERS = 60  # of a name in a figure
 
 
@@ -113,15 +114,21 @@ def panels(scores: Sequence[Score]) -> list[Panel]:
     """One for each metric of each task that has a score, in their order."""
     last = at_last_epoch(scores)
     summed = means(last)
-    of_seeds = bool(variables([mean.params for mean in summed]))
-    return [_panel(key, [score for score in last if _key(score) == key], [mean for mean in summed if of_seeds and _key(mean) == key]) for key in _keys(last)]
+    drawn = summed if variables([mean.params for mean in summed]) else []  # seeds alone may differ
+    return [_panel(key, _of_metric(last, key), _of_metric(drawn, key)) for key in metric_keys(last)]
 
 
-def _keys(scores: Iterable[Score]) -> list[tuple[str, str, str]]:
-    return list(dict.fromkeys(_key(score) for score in scores if score.metric))
+def _of_metric(rows: Sequence[_Row], key: tuple[str, str, str]) -> list[_Row]:
+    return [row for row in rows if metric_key(row) == key]
 
 
-def _key(row: Score | Mean) -> tuple[str, str, str]:
+def metric_keys(rows: Iterable[Score] | Iterable[Mean]) -> list[tuple[str, str, str]]:
+    """Of all rows that have a metric, in their order."""
+    return list(dict.fromkeys(metric_key(row) for row in rows if row.metric))
+
+
+def metric_key(row: Score | Mean) -> tuple[str, str, str]:
+    """What tells a metric from those of other tasks and scorers."""
     return row.task, row.scorer, row.metric
 
 
@@ -162,8 +169,8 @@ def by_epoch(scores: Sequence[Score]) -> list[Panel]:
     if len({score.checkpoint for score in scores if score.checkpoint}) < 2:
         return []
     found = []
-    for key in _keys(scores):
-        mine = [score for score in scores if _key(score) == key]
+    for key in metric_keys(scores):
+        mine = _of_metric(scores, key)
         points = [Point({**score.params, "epoch": epoch_number(score)}, **_drawn(score)) for score in mine if score.run != BASELINE and score.checkpoint]
         found.append(replace(_panel(key, mine, []), points=points))
     return found

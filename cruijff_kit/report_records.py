@@ -73,8 +73,9 @@ def inputs(kept: Sequence[Kept]) -> Table:
 
 def warnings(kept: Sequence[Kept]) -> Iterator[str]:
     """What makes runs less alike than their parameters say."""
-    for name, several in _differing([(name, version) for (name, version, _) in versions(kept).rows]):
-        places = "; ".join(f"{version} in the {where}" for (other, version, where) in versions(kept).rows if other == name)
+    ran = versions(kept).rows
+    for name, several in _differing([(name, version) for (name, version, _) in ran]):
+        places = "; ".join(f"{version} in the {where}" for (other, version, where) in ran if other == name)
         yield f"{name} differs between runs: {', '.join(several)} ({places})"
     for path, several in _differing([(path, digest) for path, digest, _ in inputs(kept).rows]):
         yield f"{path} did not hold the same for all that read it: {len(several)} contents, see “Provenance”"
@@ -123,8 +124,9 @@ def commands(kept: Sequence[Kept], added: Mapping[str, str]) -> list[str]:
         added: of the runs that came from an override, their recipes.
     """
     commits = {str((each.record.git or {}).get("commit")) for each in kept if each.record.git}
-    found = {name: version for name, version, _ in versions(kept).rows if name not in ("python", "cruijff-kit")}
-    one = len(found) == sum(name not in ("python", "cruijff-kit") for name, *_ in versions(kept).rows)
+    installed = [(name, version) for name, version, _ in versions(kept).rows if name not in ("python", "cruijff-kit")]
+    found = dict(installed)
+    one = len(found) == len(installed)
     lines = [f"git checkout {shlex.quote(*commits)}"] if len(commits) == 1 else []
     lines += [shlex.join(["pip", "install", *(f"{name}=={version}" for name, version in found.items())])] if found and one else []
     lines += ["cruijff-kit generate .", "cruijff-kit run . --multirun"]

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cruijff_kit.replicates import Mean
+from cruijff_kit.report_points import metric_key, metric_keys
 from cruijff_kit.results import NOT_EVALUATED, SUCCESS, Score
-from cruijff_kit.results_table import number, shown
+from cruijff_kit.results_table import number, parameter_names, params_shown, shown
 
 LONG = 32
 NONE = "×"  # in place of a score, as in the figures
@@ -36,22 +37,14 @@ class Table:
 
 def scores(found: Sequence[Score]) -> Table:
     """A row for each run and epoch, a column for each metric of a task."""
-    names, keys = _names(found), list(dict.fromkeys(_metric(score) for score in found if score.metric))
-    counts = {key: sorted({score.samples for score in found if _metric(score) == key and score.samples is not None}) for key in keys}
+    names, keys = parameter_names(found), metric_keys(found)
+    counts = {key: sorted({score.samples for score in found if metric_key(score) == key and score.samples is not None}) for key in keys}
     headings = ["run", *names, "epoch", "training loss", *(_heading(key, counts[key]) for key in keys), "note"]
     rows = [_row(rows, names, counts) for rows in _by_run(found)]
     return without_empty(Table(headings, rows, frozenset(range(1, len(headings) - 1)), SCORES))
 
 
 SCORES = "Score ± its standard error over the n samples of the task, where the log has one. The training loss is that of the last step that was logged."
-
-
-def _names(rows: Iterable[Score] | Iterable[Mean]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.params))
-
-
-def _metric(row: Score | Mean) -> tuple[str, str, str]:
-    return row.task, row.scorer, row.metric
 
 
 def _heading(key: tuple[str, str, str], counts: Sequence[int]) -> str:
@@ -68,10 +61,10 @@ def _by_run(found: Iterable[Score]) -> list[list[Score]]:
 
 
 def _row(rows: Sequence[Score], names: Sequence[str], counts: Mapping[tuple[str, str, str], Sequence[int]]) -> list[str]:
-    first, by_metric = rows[0], {_metric(score): score for score in rows}
+    first, by_metric = rows[0], {metric_key(score): score for score in rows}
     cells = [_cell(by_metric.get(key), len(numbers) > 1) for key, numbers in counts.items()]
     notes = dict.fromkeys(score.note if score.status == SUCCESS else score.status for score in rows)
-    return [first.run, *_params(first, names), first.checkpoint.removeprefix("epoch_"), number(first.train_loss), *cells, "; ".join(filter(None, notes))]
+    return [first.run, *params_shown(first, names).values(), first.checkpoint.removeprefix("epoch_"), number(first.train_loss), *cells, "; ".join(filter(None, notes))]
 
 
 def _cell(score: Score | None, with_n: bool) -> str:
@@ -83,10 +76,10 @@ def _cell(score: Score | None, with_n: bool) -> str:
 
 def means(summed: Sequence[Mean]) -> Table:
     """A row for each point of the sweep and epoch, seeds aside, a column for each metric of a task."""
-    names, keys = _names(summed), list(dict.fromkeys(_metric(mean) for mean in summed if mean.metric))
+    names, keys = parameter_names(summed), metric_keys(summed)
     rows: dict[tuple[object, ...], dict[tuple[str, str, str], Mean]] = {}
     for mean in summed:
-        rows.setdefault((mean.run, *_params(mean, names), mean.checkpoint.removeprefix("epoch_")), {})[_metric(mean)] = mean
+        rows.setdefault((mean.run, *params_shown(mean, names).values(), mean.checkpoint.removeprefix("epoch_")), {})[metric_key(mean)] = mean
     wanted = max(mean.n + mean.missing for mean in summed)
     headings = ["run", *names, "epoch", *(_heading(key, [wanted]) for key in keys), "note"]
     cells = [
@@ -104,10 +97,6 @@ def _mean_cell(mean: Mean | None, wanted: int) -> str:
         return NONE
     interval = f" [{number(mean.low)}, {number(mean.high)}]" if mean.low is not None else ""
     return f"{number(mean.mean)}{interval}{f' (n = {mean.n})' if mean.n != wanted else ''}"
-
-
-def _params(row: Score | Mean, names: Sequence[str]) -> list[str]:
-    return [shown(row.params[name]) if name in row.params else "" for name in names]
 
 
 def without_empty(table: Table) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -11,13 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
+from cruijff_kit import atomic
 from cruijff_kit.replicates import Mean
 from cruijff_kit.results import Score
+from cruijff_kit.results_table import parameter_names
 
 
 def records(rows: Sequence[Score] | Sequence[Mean]) -> list[dict[str, Any]]:
     """One for each row; the parameters stand after `run`, each in a column of its own, None where a run has no such parameter."""
-    names = list(dict.fromkeys(name for row in rows for name in row.params))
+    names = parameter_names(rows)
     return [_record(row, names) for row in rows]
 
 
@@ -51,13 +54,12 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     table = pyarrow.table({name: _column([row[name] for row in rows]) for name in (rows[0] if rows else ())})
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pyarrow.parquet.write_table(table, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    content = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    atomic.write_bytes(path, content.getvalue().to_pybytes())
 
 
 def _column(values: Sequence[Any]) -> Any:

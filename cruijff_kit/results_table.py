@@ -35,17 +35,18 @@ def lines(scores: Sequence[Score], width: int, brief: bool = False) -> Iterator[
     Args:
         brief: the scores and nothing else.
     """
-    names = _names(scores)
+    names = parameter_names(scores)
     return _render([_cells(score, names, width >= WIDE, brief) for score in scores], width)
 
 
 def mean_lines(means: Sequence[Mean], width: int) -> Iterator[Text]:
     """A line or more for each mean over seeds."""
-    names = _names(means)
+    names = parameter_names(means)
     return _render([_mean_cells(mean, names) for mean in means], width)
 
 
-def _names(rows: Sequence[Score] | Sequence[Mean]) -> list[str]:
+def parameter_names(rows: Sequence[Score] | Sequence[Mean]) -> list[str]:
+    """Of all rows, in their order."""
     return list(dict.fromkeys(name for row in rows for name in row.params))
 
 
@@ -55,7 +56,7 @@ def _cells(score: Score, names: Sequence[str], wide: bool, brief: bool) -> dict[
     more = {"tokens": _text(score.tokens), "time": duration(score.time_s) if score.time_s is not None else "", "log": score.log}
     return {
         "run": score.run,
-        **_params(score, names),
+        **params_shown(score, names),
         **_place(score),
         "value": number(score.value),
         "stderr": number(score.stderr),
@@ -68,10 +69,11 @@ def _cells(score: Score, names: Sequence[str], wide: bool, brief: bool) -> dict[
 def _mean_cells(mean: Mean, names: Sequence[str]) -> dict[str, str]:
     interval = f"{number(mean.low)} to {number(mean.high)}" if mean.low is not None else ""
     figures = {"mean": number(mean.mean), "95 % interval": interval, "sd": number(mean.sd), "n": _text(mean.n)}
-    return {"run": mean.run, **_params(mean, names), **_place(mean), **figures, "": ", ".join(filter(None, [f"{mean.missing} missing" if mean.missing else "", mean.note]))}
+    return {"run": mean.run, **params_shown(mean, names), **_place(mean), **figures, "": ", ".join(filter(None, [f"{mean.missing} missing" if mean.missing else "", mean.note]))}
 
 
-def _params(row: Score | Mean, names: Sequence[str]) -> dict[str, str]:
+def params_shown(row: Score | Mean, names: Sequence[str]) -> dict[str, str]:
+    """A text for each name, empty where the row has no such parameter."""
     return {name: shown(row.params[name]) if name in row.params else "" for name in names}
 
 

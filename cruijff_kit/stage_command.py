@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cruijff_kit.errors import CruijffKitError
 from cruijff_kit.failure import telling
 from cruijff_kit.ownership import TakenOver
-from cruijff_kit.process_family import MARK, Family
+from cruijff_kit.process_family import MARK, Family, held_back
 
 KEPT_BYTES = 8_000
 LOOK_EVERY_S = 1.0
@@ -63,7 +62,8 @@ def run(
     whole = {**os.environ, "PATH": path, **(environment or {}), **family.environment}
     process = None
     try:
-        with _held_back(signal.SIGUSR2):
+        # Slurm sends the warning of a time limit to every process of a step: it is for us to act on, and would kill the command
+        with held_back(signal.SIGUSR2):
             process = subprocess.Popen(command, cwd=folder, env=whole, stderr=subprocess.PIPE)
         tail = _follow(process, look or (lambda: None))
     except BaseException as error:  # of a signal's handler too, which may raise anywhere here
@@ -76,20 +76,6 @@ def run(
         if look is not None:
             look()  # it may have noticed before us that the folder is another's
         raise CommandFailed(command[0], process.returncode, tail)
-
-
-@contextmanager
-def _held_back(signum: int) -> Iterator[None]:
-    """Keeps a signal waiting, for us until this is over and for what is started meanwhile as long as it lives.
-
-    Slurm sends the warning of a time limit to every process of a step: it is for us to act on, and
-    would kill the command.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow(process: subprocess.Popen[bytes], look: Callable[[], None]) -> str:
